@@ -38,8 +38,8 @@ use signal_hook::iterator::Signals;
 #[derive(Debug, Parser)]
 #[command(name = "contact-client", version, after_help = EXAMPLES)]
 struct Args {
-    /// Where the server is. Several with commas between them, of servers of which one serves at a time: when one does not, the client goes
-    /// on to the next
+    /// Where the server is. Several with commas between them, of servers of a cluster, any of which serves: the client begins at a random
+    /// one, and goes on to the next when one does not serve it
     #[arg(long, value_name = "ADDR", default_value = Config::default().server)]
     server: String,
 

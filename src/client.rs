@@ -104,8 +104,8 @@ const CONNECT_EACH: Duration = Duration::from_secs(5);
 /// How a worker is set. `None` leaves it to the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// The server's address: `host:port`. Several with commas between them, of servers of which one leads: when one does not serve this
-    /// client, it goes on to the next.
+    /// The server's address: `host:port`. Several with commas between them, of servers of a cluster, any of which serves: the client begins at a
+    /// random one, so that many clients are spread over all, and goes on to the next when one does not serve it.
     pub server: String,
     /// Listen here, `host:port`, and have the server dial this worker: [`Config::server`] does not matter then.
     pub serve: Option<String>,
@@ -324,7 +324,7 @@ impl Worker {
             accepted,
             listener,
             dials,
-            state: State::new(&config, token),
+            state: State::new(&config, token, &mut rand::rng()),
             tasks: Some(tasks),
             config,
             options,

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, never, select};
 use grpcio::{CallOption, Environment};
+use rand::{Rng, RngExt as _};
 
 use super::channel_waker::ChannelWaker;
 use super::connection::{Connection, End, Link};
@@ -94,7 +95,9 @@ pub(super) struct State {
     connection: Option<Connection>,
     /// A stream that the server opened, and that is to be the connection.
     coming: Option<Accepted>,
-    /// The addresses of the server, and the place of that which is tried.
+    /// The addresses of the server, and the place of that which is tried: at first a random one, so that many clients that are set alike
+    /// do not all go to one server. They are tried one after another: trying all at once would spare seconds where some do not
+    /// answer ([`FIRST_CONNECT`]), and cost each server a connection that nobody uses.
     servers: Vec<String>,
     at: usize,
     /// Addresses that failed, one after another, since there was a wait.
@@ -133,8 +136,10 @@ struct Received {
 }
 
 impl State {
-    pub(super) fn new(config: &Config, token: Option<Secret>) -> State {
+    pub(super) fn new(config: &Config, token: Option<Secret>, rng: &mut impl Rng) -> State {
         let now = Instant::now();
+        let servers: Vec<String> = config.servers().map(str::to_owned).collect();
+        let at = rng.random_range(..servers.len());
         let waker = ChannelWaker::new();
         State {
             progress: Progress::new(waker.waker.clone()),
@@ -146,10 +151,10 @@ impl State {
             inbox_bytes: 0,
             connection: None,
             coming: None,
-            servers: config.servers().map(str::to_owned).collect(),
-            at: 0,
+            server: servers[at].clone(),
+            servers,
+            at,
             failed: 0,
-            server: config.servers().next().unwrap_or_default().to_owned(),
             token,
             connections: 0,
             backoff: Backoff::new(config.first_backoff, config.most_backoff),
@@ -678,4 +683,33 @@ fn time_limit(millis: u32, fails: bool) -> Option<TimeLimit> {
 fn time_left(expires_at: i64) -> Option<Duration> {
     let at = UNIX_EPOCH.checked_add(Duration::from_millis(u64::try_from(expires_at).ok()?))?;
     at.duration_since(SystemTime::now()).ok().filter(|left| !left.is_zero() && *left < LONGEST)
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng as _;
+    use rand::rngs::StdRng;
+
+    use super::*;
+
+    #[test]
+    fn clients_begin_evenly_at_all_addresses_and_each_tries_all_of_them_in_turn_before_it_waits() {
+        let mut rng = StdRng::seed_from_u64(3);
+        let mut begun = [0; 3];
+        for _ in 0..3_000 {
+            let mut state = State::new(&Config::new("a:1,b:1,c:1"), None, &mut rng);
+            let first = state.at;
+            begun[first] += 1;
+            assert_eq!(state.server, state.servers[first]);
+            let next = [(); 3].map(|()| (state.go_on_to_next(), state.at));
+            assert_eq!(next, [(true, (first + 1) % 3), (true, (first + 2) % 3), (false, first)]);
+        }
+        assert!(begun.iter().all(|clients| (850..1_150).contains(clients)), "{begun:?}");
+    }
+
+    #[test]
+    fn one_address_is_tried_again_after_a_wait() {
+        let mut state = State::new(&Config::new("a:1"), None, &mut rand::rng());
+        assert_eq!((state.at, state.go_on_to_next(), state.at), (0, false, 0));
+    }
 }

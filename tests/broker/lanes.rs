@@ -436,6 +436,20 @@ fn a_task_that_is_delayed_takes_its_place_when_its_time_comes_and_not_before() {
 }
 
 #[test]
+fn one_that_was_cancelled_and_given_out_again_before_its_turn_takes_no_place_before_its_time() {
+    let mut world = world();
+    let a = world.join(one_at_a_time("a"));
+    let first = world.submit(NewTask { to: Some(name("g")), ..task("work") });
+    let not_before = Some(world.now.wall.after(10 * SECOND));
+    let delayed = world.submit(NewTask { not_before, ..of("x") });
+    world.cancel(delayed);
+    assert!(world.revive("g", delayed), "it is found to be cancelled when its time comes");
+    let next = world.submit(of("x"));
+    world.done(a, first);
+    assert_eq!(got(&world, a), [first, next]);
+}
+
+#[test]
 fn priorities_come_before_turns() {
     let mut world = world();
     let one = world.join(one_at_a_time("one"));

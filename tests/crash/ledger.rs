@@ -238,13 +238,16 @@ impl Ledger {
             (result.group.clone(), result.task_id, result.attempt, outcome, result.ret.clone())
         };
         let told: HashSet<_> = self.results.iter().map(told).collect();
-        let counts = self.results.iter().filter(|result| !result.late);
-        let ended: HashSet<_> = counts.map(|it| (it.group.as_str(), it.task_id, it.attempt)).collect();
+        let counts = || self.results.iter().filter(|result| !result.late);
+        let ended: HashSet<_> = counts().map(|it| (it.group.as_str(), it.task_id, it.attempt)).collect();
+        let done = counts().filter(|it| it.outcome == pb::Outcome::DONE.into());
+        let done: HashSet<_> = done.map(|it| (it.group.as_str(), it.task_id)).collect();
         for said in witness.confirmed.lock().unwrap().iter().take(self.confirmed) {
             let story = || self.story(&said.group, said.id);
             let said = (said.group.clone(), said.id, said.attempt, said.outcome.to_owned(), said.ret.clone());
             // What comes too late changes nothing, and is not kept while a log of several servers cannot be written.
-            let may_be_late = witness.sees_several() && ended.contains(&(said.0.as_str(), said.1, said.2));
+            let is_over = ended.contains(&(said.0.as_str(), said.1, said.2)) || done.contains(&(said.0.as_str(), said.1));
+            let may_be_late = witness.sees_several() && is_over;
             let is_there = may_be_late || told.contains(&said);
             assert!(is_there, "confirmed, and not in the log: {said:?}{}", story());
         }

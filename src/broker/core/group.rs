@@ -611,7 +611,8 @@ impl Group {
             self.changed = true;
             match next {
                 Next::New(lane, task) if self.taken_up.remove(&task.id) => {
-                    if self.open.lane_of(task.id).is_none() {
+                    // It keeps the place only if it had it before: it may be settled, or wait for its time.
+                    if self.lane_of(task.id).is_none_or(|(_, place)| place == LanePlace::None) {
                         self.lanes.leave(&lane, task.id);
                     }
                 }

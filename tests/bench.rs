@@ -151,6 +151,40 @@ fn a_broadcast_is_settled_by_every_client_before_the_next_one_goes_out() {
     positive(&figures, &["settled_ms", "in_a_row_ms", "in_a_row_ratio"]);
 }
 
+/// Where the system says who has started whom.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_process_with_clients_that_ends_ends_the_measurement() {
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    use crate::common::DEADLINE;
+
+    let mut command = Command::new(env!("CARGO_BIN_EXE_contactctl"));
+    let command = command.args("bench --spawn broadcast --clients 4 --processes 2 --rounds 100000".split(' '));
+    let mut program = Program::spawn("contactctl", command).unwrap();
+    let (id, deadline) = (program.id(), Instant::now() + DEADLINE);
+    let started = || {
+        let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
+        let is_crowd = |child: &&str| {
+            fs::read_to_string(format!("/proc/{child}/cmdline"))
+                .is_ok_and(|line| line.split('\0').any(|arg| arg == "crowd"))
+        };
+        children.split_whitespace().find(is_crowd).map(str::to_owned)
+    };
+    let crowd = loop {
+        if let Some(crowd) = started() {
+            break crowd;
+        }
+        assert!(Instant::now() < deadline, "it starts no process: {:?}", program.err.so_far());
+        thread::sleep(Duration::from_millis(20));
+    };
+    assert!(Command::new("sh").args(["-c", &format!("kill -s KILL {crowd}")]).status().unwrap().success());
+    assert_eq!(program.ended().code(), Some(1));
+    let said = program.err.so_far();
+    assert!(said.iter().any(|line| line.contains("a process with clients ended")), "{said:?}");
+}
+
 #[test]
 fn delayed_tasks_are_open_in_their_groups_when_the_server_is_killed() {
     for groups in [1, 7] {
@@ -193,20 +227,26 @@ fn what_kills_its_server_or_leaves_things_behind_takes_one_of_its_own() {
 #[test]
 fn options_that_do_not_go_together_are_refused_wherever_they_stand() {
     let refused = [
-        "--spawn work --spawn-cluster",
-        "--at follower --spawn work",
-        "--spawn work --nats-server nats-server",
-        "--spawn-cluster backlog",
-        "--spawn-cluster article --own-tasks",
-        "--tls work",
-        "--spawn-cluster --at each idle --addresses 2",
-        "--spawn broadcast --run --processes 2",
+        ("--spawn work --spawn-cluster", "use one of them"),
+        ("--at follower --spawn work", "use them with --spawn-cluster"),
+        ("--spawn work --nats-server nats-server", "use them with --spawn-cluster"),
+        ("--spawn-cluster backlog", "use --spawn"),
+        ("--spawn-cluster article --own-tasks", "use it with --contact"),
+        ("--tls work", "use it with --spawn or --spawn-cluster"),
+        ("--spawn-cluster --at each idle --addresses 2", "not with --at each"),
+        ("--contact a:1,b:1 idle --addresses 2", "nor with several --contact"),
+        ("--spawn broadcast --run --processes 2", "not with --processes"),
+        ("--spawn broadcast --clients 2 --processes 3", "use as many --clients"),
+        ("--spawn-cluster work --at each --tls", "neither --at each nor --addresses"),
+        ("--contact a:1,b:1 work --tls-ca system", "use one --contact"),
+        ("--tls-ca system idle --addresses 2", "neither --at each nor --addresses"),
+        ("--spawn idle --tls --addresses 2", "neither --at each nor --addresses"),
     ];
-    for line in refused {
+    for (line, why) in refused {
         let output =
             Command::new(env!("CARGO_BIN_EXE_contactctl")).arg("bench").args(line.split(' ')).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.code() == Some(2) && said.contains("use") | said.contains("not with"), "{line}: {said}");
+        assert!(output.status.code() == Some(2) && said.contains(why), "{line}: {said}");
     }
 }
 

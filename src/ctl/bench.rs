@@ -51,63 +51,55 @@ const LONG: Duration = Duration::from_secs(120);
 
 /// One run of one measurement.
 struct Run {
+    /// Dropped first: processes that end with it would complain of a server that has gone.
+    watch: Watch,
     target: Target,
     env: Arc<Environment>,
-    watch: Watch,
     report: Report,
 }
+
+type Measure = Box<dyn FnOnce(&mut Run) -> Result<(), Error>>;
 
 /// Measures, and prints what came of it.
 pub(super) fn run(bench: Bench, to: To<'_>, mut out: Out) -> Result<(), Error> {
     take_open_files();
     let Bench { common, which } = bench;
-    common.check(&which)?;
+    common.check(&which, to.tls.is_some())?;
     let watch = Watch::new(out.json)?;
     let target = Target::find(&common, to, which.addresses(), &watch)?;
     let env = EnvBuilder::new().cq_count(common.threads as usize).name_prefix("load").build();
-    let name = match which {
-        Which::Submit(_) => "submit",
-        Which::Work(_) => "work",
-        Which::Article(_) => "article",
-        Which::Latency(_) => "latency",
-        Which::Idle(_) => "idle",
-        Which::Fanout(_) => "fanout",
-        Which::Broadcast(_) => "broadcast",
-        Which::Backlog(_) => "backlog",
-        Which::Delayed(_) => "delayed",
-        Which::Groups(_) => "groups",
-        Which::Retention(_) => "retention",
+    let env = Arc::new(env);
+    let ours = !matches!(&which, Which::Article(article) if article.own_tasks);
+    let (name, measure): (_, Measure) = match which {
+        Which::Submit(args) => ("submit", Box::new(move |run| submit::run(run, &args))),
+        Which::Work(args) => ("work", Box::new(move |run| work::run(run, &args))),
+        Which::Article(args) => ("article", Box::new(move |run| article::run(run, &args))),
+        Which::Latency(args) => ("latency", Box::new(move |run| latency::run(run, &args))),
+        Which::Idle(args) => ("idle", Box::new(move |run| idle::run(run, &args))),
+        Which::Fanout(args) => ("fanout", Box::new(move |run| fanout::run(run, &args))),
+        Which::Broadcast(args) => ("broadcast", Box::new(move |run| broadcast::run(run, &args))),
+        Which::Backlog(args) => ("backlog", Box::new(move |run| backlog::run(run, &args))),
+        Which::Delayed(args) => ("delayed", Box::new(move |run| delayed::run(run, &args))),
+        Which::Groups(args) => ("groups", Box::new(move |run| groups::run(run, &args))),
+        Which::Retention(args) => ("retention", Box::new(move |run| retention::run(run, &args))),
         // A part of a measurement.
         Which::Crowd(args) => {
-            let run = Run { target, env: Arc::new(env), watch: watch.quiet(), report: Report::new("crowd") };
+            let run = Run { watch: watch.quiet(), target, env, report: Report::new("crowd") };
             return crowd::run(&run, &args);
         }
     };
-    let ours = !matches!(&which, Which::Article(article) if article.own_tasks);
     let limits = limits::measure(&target.dir, &watch)?;
     let before = process::own_vitals();
-    let mut run = Run { target, env: Arc::new(env), watch, report: Report::new(name) };
-    match which {
-        Which::Submit(args) => submit::run(&mut run, &args)?,
-        Which::Work(args) => work::run(&mut run, &args)?,
-        Which::Article(args) => article::run(&mut run, &args)?,
-        Which::Latency(args) => latency::run(&mut run, &args)?,
-        Which::Idle(args) => idle::run(&mut run, &args)?,
-        Which::Fanout(args) => fanout::run(&mut run, &args)?,
-        Which::Broadcast(args) => broadcast::run(&mut run, &args)?,
-        Which::Backlog(args) => backlog::run(&mut run, &args)?,
-        Which::Delayed(args) => delayed::run(&mut run, &args)?,
-        Which::Groups(args) => groups::run(&mut run, &args)?,
-        Which::Retention(args) => retention::run(&mut run, &args)?,
-        Which::Crowd(_) => {}
-    }
+    let mut run = Run { watch, target, env, report: Report::new(name) };
+    measure(&mut run)?;
     if let Some(vitals) = run.target.vitals() {
         run.report.number("rss_mb", vitals.peak_kb as f64 / 1024.0, "MB of memory, the most the server took");
         run.report.count("threads", vitals.threads, "threads of the server");
         // What a server that was killed took before is not known any more.
         run.report.number("server_cpu_s", vitals.cpu.as_secs_f64(), "seconds of CPU the server took, from its start");
-        if let (Some(before), Some(after)) = (before, process::own_vitals()) {
-            let took = (after.cpu - before.cpu).as_secs_f64();
+        let others = run.watch.others_cpu();
+        if let (Some(before), Some(after), Some(others)) = (before, process::own_vitals(), others) {
+            let took = (after.cpu - before.cpu + others).as_secs_f64();
             run.report.number("load_cpu_s", took, "seconds of CPU the load generator took");
         }
     }

@@ -50,6 +50,8 @@ fn clients_at_each_of_three_servers_and_of_several_processes_are_given_each_broa
         &figures,
         &[("servers", 3), ("processes", 3), ("clients", 20), ("tasks", 4), ("delivered", 32), ("settled", 32)],
     );
+    // 8, 6 and 6 clients go to the three in turn, each time from the first one on.
+    counts(&figures, &[("least_clients", 6), ("most_clients", 7)]);
     positive(&figures, &["settled_ms"]);
 }
 

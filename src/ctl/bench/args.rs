@@ -10,8 +10,8 @@ use crate::ctl::args::address;
 
 /// Measure how fast a server is.
 ///
-/// One that runs already, or, with --spawn, one of its own in a temporary folder; with --spawn-cluster, one of two over three NATS
-/// servers (docs/cluster.md), all of them on this machine.
+/// One that runs already, or, with --spawn, one of its own in a temporary folder; with --spawn-cluster, a cluster of its own
+/// (docs/cluster.md), all of it on this machine.
 ///
 /// Everything runs over the network interface of this machine, load generator included. A task counts as accepted, and a
 /// result as settled, when it is on disk. In the same run the machine's own limits are measured: an fsync loop, and a bare
@@ -76,9 +76,10 @@ pub(super) enum At {
 }
 
 impl Common {
-    /// What clap does not see, since these options stand before the name of the measurement or after it.
-    pub(super) fn check(&self, which: &Which) -> Result<(), Error> {
+    /// What clap does not see, since these options stand before the name of the measurement or after it. `tls`: there is --tls-ca.
+    pub(super) fn check(&self, which: &Which, tls: bool) -> Result<(), Error> {
         let ours = self.spawn || self.spawn_cluster;
+        let several = self.contact.len() > 1 || self.at == Some(At::Each);
         let wrong = match which {
             Which::Backlog(_) | Which::Delayed(_) if !self.spawn => {
                 "this measurement kills its server and starts it again: use --spawn"
@@ -96,14 +97,21 @@ impl Common {
             _ if !self.spawn_cluster && (self.at.is_some() || self.nats_server.is_some()) => {
                 "--at and --nats-server are for a cluster of our own: use them with --spawn-cluster"
             }
-            _ if which.addresses() > 1 && (self.contact.len() > 1 || self.at == Some(At::Each)) => {
+            _ if which.addresses() > 1 && several => {
                 "--addresses is for one server at several addresses: not with --at each, nor with several --contact"
             }
             Which::Broadcast(broadcast) if broadcast.run && broadcast.processes > 1 => {
                 "--run is for the clients of one process: not with --processes"
             }
-            _ if self.tls && (!ours || which.addresses() > 1) => {
-                "--tls is for a server of our own, at one address: use it with --spawn or --spawn-cluster; else give --tls-ca"
+            Which::Broadcast(broadcast) if broadcast.clients < broadcast.processes => {
+                "each of --processes has a client: use as many --clients, or more"
+            }
+            _ if self.tls && !ours => {
+                "--tls is for a server of our own: use it with --spawn or --spawn-cluster; else give --tls-ca"
+            }
+            // All connections go the way of one address.
+            _ if (self.tls || tls && !ours) && (several || which.addresses() > 1) => {
+                "with TLS clients connect to one address: use one --contact, and neither --at each nor --addresses; or no TLS"
             }
             _ => return Ok(()),
         };

@@ -8,11 +8,10 @@ use grpcio::CallOption;
 
 use super::args::Broadcast;
 use super::clients::{Crowd, Names, Settle, gather};
-use super::crowd::Crowds;
 use super::load::failed;
 use super::progress::Progress;
 use super::raw;
-use super::{Run, millis, rate};
+use super::{Run, crowd, millis, rate};
 use crate::ctl::Error;
 use crate::ctl::link::Link;
 use crate::wire::control as pb;
@@ -20,10 +19,12 @@ use crate::wire::control as pb;
 pub(super) fn run(run: &mut Run, args: &Broadcast) -> Result<(), Error> {
     let (others, each) = (args.processes - 1, args.clients / args.processes);
     let waiting = gather(run, args.clients - others * each, Names::Named, &args.reach)?;
-    let _crowds = Crowds::gather(run, &vec![each; others as usize], &args.reach)?;
+    crowd::start(run, &vec![each; others as usize], &args.reach)?;
     let link = run.link()?;
     let kind = run.kind("", args.size);
     let clients = u64::from(args.clients);
+    let several = run.target.cluster().filter(|_| run.target.contacts.len() > 1);
+    let at_each = several.map(|cluster| cluster.clients(clients, &run.watch)).transpose()?.unwrap_or_default();
     // The first round is not measured: in it, each client opens the stream on which it reports.
     let rounds = args.rounds + 2;
     let crowd = Crowd::start(waiting, rounds + u32::from(args.run), Settle::AtOnce);
@@ -67,6 +68,10 @@ pub(super) fn run(run: &mut Run, args: &Broadcast) -> Result<(), Error> {
         run.report.number("run_ms", millis(took), "ms from beginning a run until all its results were told");
     }
     run.report.count("clients", clients, "clients, each with a name of its own");
+    if let (Some(least), Some(most)) = (at_each.iter().min(), at_each.iter().max()) {
+        run.report.count("least_clients", *least, "of them at the server with the fewest");
+        run.report.count("most_clients", *most, "of them at the server with the most");
+    }
     run.report.count("tasks", rounds.into(), "tasks, one after the other; the first one is not measured");
     run.report.count("processes", args.processes.into(), "processes of the load generator");
     run.report.count("delivered", came.delivered, "deliveries, to the clients of this one");

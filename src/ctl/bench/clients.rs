@@ -41,15 +41,11 @@ impl Names {
 
 /// Connects them, and returns when the server has all of them.
 pub(super) fn gather(run: &Run, count: u32, names: Names, reach: &Reach) -> Result<Vec<Waiting>, Error> {
-    // Before the server is busy with them.
-    let link = run.link()?;
-    let before = connected(&link)?;
     let group = run.group();
     let heartbeat = reach.heartbeat.to_string();
     let nothing = Encoded::new(&contact::Empty::new());
     let addresses = run.target.addresses(reach.addresses);
-    let mut waiting = Vec::with_capacity(count as usize);
-    for (number, client) in (0..).zip(connect_in_turn(&run.env, &addresses, run.target.dial(), count, &run.watch)?) {
+    let wait = |(number, client): (u32, Client)| {
         let name = Names::of(&group, number);
         let mut pairs = vec![("contact-from", "new")];
         if reach.heartbeat > 0 {
@@ -60,18 +56,25 @@ pub(super) fn gather(run: &Run, count: u32, names: Names, reach: &Reach) -> Resu
         }
         let options = metadata(&pairs)?;
         let tasks = client.server_streaming(&raw::GET_TASK, &nothing, options.clone());
-        waiting.push(Waiting { tasks: tasks.map_err(failed("getting tasks"))?, client, options });
-    }
-    until(run, &link, "opening streams", |now| now.saturating_sub(before), count.into())?;
-    Ok(waiting)
+        Ok(Waiting { tasks: tasks.map_err(failed("getting tasks"))?, client, options })
+    };
+    until_connected(run, count, || {
+        (0..).zip(connect_in_turn(&run.env, &addresses, run.target.dial(), count, &run.watch)?).map(wait).collect()
+    })
 }
 
-/// Has others connect so many clients, and returns when the server has all of them.
-pub(super) fn until_connected(run: &Run, count: u32, connect: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
+/// Has so many clients connect, and returns when the server has all of them.
+pub(super) fn until_connected<T>(
+    run: &Run,
+    count: u32,
+    connect: impl FnOnce() -> Result<T, Error>,
+) -> Result<T, Error> {
+    // Before the server is busy with them.
     let link = run.link()?;
     let before = connected(&link)?;
-    connect()?;
-    until(run, &link, "opening streams", |now| now.saturating_sub(before), count.into())
+    let made = connect()?;
+    until(run, &link, "opening streams", |now| now.saturating_sub(before), count.into())?;
+    Ok(made)
 }
 
 /// Lets them go, and returns when the server knows.

@@ -79,6 +79,16 @@ impl Cluster {
         self.servers[..count].iter().map(|server| server.contact.clone()).collect()
     }
 
+    /// Waits until the servers, which say it once a second, have so many clients in all. Returns how many each has.
+    pub(super) fn clients(&self, all: u64, watch: &Watch) -> Result<Vec<u64>, Error> {
+        let look = || {
+            let each: Vec<u64> =
+                servers_seen_by(&self.measured().control)?.iter().map(|server| server.clients.into()).collect();
+            (each.iter().sum::<u64>() == all).then_some(each)
+        };
+        until(&mut watch.progress("counting clients", 1), "contact-server", [], look)
+    }
+
     /// Also an error: another server took the lead meanwhile, and did a part of what was measured.
     pub(super) fn report(&self, report: &mut Report) -> Result<(), Error> {
         if Lead::seen_by(&self.measured().control).is_none_or(|lead| lead.term != self.term) {
@@ -137,14 +147,19 @@ fn wait(servers: &mut [Server], progress: &mut Progress) -> Result<Lead, Error> 
 impl Lead {
     /// `control`: of any server of the cluster.
     fn seen_by(control: &str) -> Option<Lead> {
-        let link = Link::connect(To { address: control, tls: None, token: None }).ok()?;
-        let options = CallOption::default().timeout(ANSWER);
-        let there = link.wait(link.client.list_servers(&pb::ListServersRequest::new(), options)).ok()?.servers;
+        let there = servers_seen_by(control)?;
         let is = |server: &pb::ClusterServer, role: Role| server.role == role.into() && !server.silent;
         let leads = there.iter().find(|server| is(server, Role::LEADING))?;
         let following = there.iter().filter(|server| is(server, Role::FOLLOWING) && server.lag == 0).count();
         Some(Lead { name: leads.name.clone(), term: leads.epoch, following })
     }
+}
+
+/// All servers of a cluster. `control`: of any of them.
+fn servers_seen_by(control: &str) -> Option<Vec<pb::ClusterServer>> {
+    let link = Link::connect(To { address: control, tls: None, token: None }).ok()?;
+    let options = CallOption::default().timeout(ANSWER);
+    Some(link.wait(link.client.list_servers(&pb::ListServersRequest::new(), options)).ok()?.servers)
 }
 
 /// An error: it was built without the feature.

@@ -47,7 +47,7 @@ impl Process {
     }
 
     /// An error: it has ended by itself.
-    fn runs(&mut self, what: &str) -> Result<(), Error> {
+    pub(super) fn runs(&mut self, what: &str) -> Result<(), Error> {
         let Ok(Some(status)) = self.child.try_wait() else { return Ok(()) };
         let said = self.log.as_ref().and_then(|log| fs::read_to_string(log).ok());
         let last = said.as_deref().and_then(|said| said.lines().rfind(|line| !line.trim().is_empty()));

@@ -1,6 +1,8 @@
 //! How far a measurement has come, shown by the one thread that waits for it.
 
+use std::cell::RefCell;
 use std::io::{self, IsTerminal as _};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -9,6 +11,7 @@ use crossbeam_channel::Receiver;
 use indicatif::{ProgressBar, ProgressStyle};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
+use super::process::Process;
 use crate::ctl::Error;
 
 /// How often the progress line is drawn, and Ctrl-C looked for.
@@ -21,6 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(super) struct Watch {
     interrupted: Arc<AtomicBool>,
     quiet: bool,
+    /// Processes with a part of its clients: it does not go on without them.
+    others: Rc<RefCell<Vec<Process>>>,
 }
 
 impl Watch {
@@ -29,12 +34,22 @@ impl Watch {
         for signal in [SIGINT, SIGTERM] {
             signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
         }
-        Ok(Watch { interrupted, quiet: json && io::stdout().is_terminal() })
+        Ok(Watch { interrupted, quiet: json && io::stdout().is_terminal(), others: Rc::default() })
     }
 
     /// The same, without lines that say how far it is.
     pub(super) fn quiet(self) -> Watch {
         Watch { quiet: true, ..self }
+    }
+
+    /// From now on it takes this process, too, which ends with it.
+    pub(super) fn add(&self, other: Process) {
+        self.others.borrow_mut().push(other);
+    }
+
+    /// The CPU that all of them took, where the system tells.
+    pub(super) fn others_cpu(&self) -> Option<Duration> {
+        self.others.borrow().iter().map(|other| Some(other.vitals()?.cpu)).sum()
     }
 
     /// Lets some time pass, in seconds that are counted.
@@ -76,6 +91,7 @@ impl Progress {
         if self.watch.interrupted.load(Relaxed) {
             return Err(Error::Interrupted);
         }
+        self.watch.others.borrow_mut().iter_mut().try_for_each(|other| other.runs("a process with clients"))?;
         if count != self.moved.0 {
             self.moved = (count, Instant::now());
         }

@@ -79,7 +79,7 @@ impl Target {
 
     /// What starts a server of our own, at these ports of clients and of operators (0: any).
     pub(super) fn server(&self, program: &Path, [contact, control]: [u16; 2]) -> Command {
-        let mut command = Command::new(program);
+        let mut command = untold(program);
         command
             .arg("--listen")
             .arg(format!("{}:{contact}", self.host))
@@ -97,10 +97,6 @@ impl Target {
         if env::var_os("RUST_LOG").is_none() {
             // It is not ten thousand clients' coming and going that is of interest.
             command.env("RUST_LOG", "warn,grpcio=error");
-        }
-        // What is measured is a server as it comes, not as somebody's environment has it.
-        for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CONTACT_")) {
-            command.env_remove(name);
         }
         command.stdin(Stdio::null());
         command
@@ -203,9 +199,21 @@ fn key_beside(certificate: &Path) -> PathBuf {
     certificate.with_extension("key")
 }
 
+/// What starts a program of ours as it comes, not as somebody's environment has it.
+pub(super) fn untold(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CONTACT_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+pub(super) fn this_program() -> Result<PathBuf, Error> {
+    env::current_exe().map_err(|e| failed("cannot find out where this program is", &e))
+}
+
 pub(super) fn beside_us() -> Result<PathBuf, Error> {
-    let us = env::current_exe().map_err(|e| failed("cannot find out where this program is", &e))?;
-    let program = us.with_file_name(format!("contact-server{}", env::consts::EXE_SUFFIX));
+    let program = this_program()?.with_file_name(format!("contact-server{}", env::consts::EXE_SUFFIX));
     if program.is_file() {
         return Ok(program);
     }

@@ -29,6 +29,7 @@ use protobuf::EnumOrUnknown;
 use crate::browser::driver::{Browser, Scene};
 use crate::common::disk::SmallDisk;
 use crate::common::server::Server;
+use crate::conventions::{reason, retry_delay};
 use crate::http::client::{Events, Reply, get_from, post_to};
 use members::{Member, PROGRAM, leader};
 use nats::Nats;
@@ -98,12 +99,12 @@ fn a_server_that_leads_and_cannot_write_its_own_disk_leaves_that_to_another_one(
     drop(nats::open(&config));
     let cluster = config.cluster.to_string();
     let first = Member::start_in(disk.path(), &nats.urls(), &cluster, &[]);
-    first.until_ready_says("200 OK");
+    first.until_ready_says("leading");
     let other = Member::start(&nats.urls(), &cluster);
     other.until_ready_says("following (lag 0)");
     assert!(first.ctl(&["submit", "one"]).contains('1'));
     let filler = disk.fill(0);
-    other.until_ready_says("200 OK");
+    other.until_ready_says("leading");
     assert!(other.ctl(&["submit", "two"]).contains('2'), "what the first one accepted is there");
     other.until("/api/servers", |answer| answer.contains("bytes are left for"));
     other.until_doctor_says("no other server of the cluster could go on, since it cannot write its own disk");
@@ -111,7 +112,7 @@ fn a_server_that_leads_and_cannot_write_its_own_disk_leaves_that_to_another_one(
     std::fs::remove_file(filler).unwrap();
     other.until_doctor_says("another server is ready to lead");
     drop(other);
-    first.until_ready_says("200 OK");
+    first.until_ready_says("leading");
     assert!(first.ctl(&["submit", "three"]).contains('3'));
 }
 
@@ -139,7 +140,7 @@ fn a_cluster_goes_on_with_what_a_server_had_alone_and_a_server_alone_with_what_a
     let (done, said) = import();
     assert!(!done && said.contains("imported whole"), "{said}");
     let member = Member::start(&nats.urls(), &cluster);
-    member.until_ready_says("200 OK");
+    member.until_ready_says("leading");
     assert!(member.ctl(&["submit", "three"]).contains('3'));
     let listed = member.ctl(&["tasks", "--all"]);
     assert!(["one", "two", "three"].iter().all(|text| listed.contains(text)), "{listed}");
@@ -180,12 +181,16 @@ fn options(metadata: &[(&str, &str)]) -> CallOption {
     CallOption::default().headers(builder.build())
 }
 
-#[track_caller]
-fn submit(member: &Member, text: &str, to: &str) -> u64 {
+fn try_submit(member: &Member, text: &str, to: &str) -> grpcio::Result<u64> {
     let tasks = vec![control::NewTask { task: text.into(), to: to.into(), ..Default::default() }];
     let request = control::SubmitRequest { tasks, ..Default::default() };
     let client = ControlClient::new(channel(&member.control));
-    block_on(client.submit(&request, options(&[])).unwrap()).unwrap().first_id
+    Ok(block_on(client.submit(&request, options(&[]))?)?.first_id)
+}
+
+#[track_caller]
+fn submit(member: &Member, text: &str, to: &str) -> u64 {
+    try_submit(member, text, to).unwrap()
 }
 
 /// What came of a task: each time the attempt, the outcome, and whether it was late.
@@ -194,6 +199,30 @@ fn results(member: &Member, id: u64) -> Vec<(u32, EnumOrUnknown<control::Outcome
     let asked = control::DescribeTaskRequest { id, ..Default::default() };
     let ledger = block_on(client.describe_task(&asked, options(&[])).unwrap()).unwrap();
     ledger.results.iter().map(|result| (result.attempt, result.outcome, result.late)).collect()
+}
+
+#[test]
+fn without_most_of_the_nats_servers_all_servers_say_so_and_refuse_tasks_until_those_are_back() {
+    let Some(nats) = Nats::three_alone() else { return };
+    let members = two(&nats);
+    let before = submit(&members[1], "before", "");
+    [0, 1].into_iter().for_each(|place| nats.order("kill", place));
+    for member in &members {
+        member.until("/readyz", |answer| answer.contains(" 503 "));
+        let grpcio::Error::RpcFailure(status) = try_submit(member, "refused", "").unwrap_err() else { panic!() };
+        assert_eq!(status.code(), RpcStatusCode::UNAVAILABLE);
+        assert!(["STORE_FAILED", "NO_LEADER"].contains(&&*reason(&status)), "{status:?}");
+        assert!(retry_delay(&status).is_some(), "it may pass by itself: {status:?}");
+        assert!(member.ctl(&["health"]).contains("NOT_SERVING"));
+    }
+    // Nor is there anything to hear.
+    nats.order("kill", 2);
+    members[1].until_ready_says("alone (nothing heard of the others for ");
+
+    (0..3).for_each(|place| nats.order("start", place));
+    let leads = leader(&members, None);
+    members[1 - leads].until_ready_says("following (lag 0)");
+    assert_eq!(submit(&members[1 - leads], "after", ""), before + 1);
 }
 
 #[test]
@@ -213,7 +242,7 @@ fn streams_at_a_server_that_follows_stay_when_the_one_that_leads_dies() {
     assert_eq!((given.id, given.attempt), (held, 1));
 
     members[0].program.kill();
-    members[1].until_ready_says("200 OK");
+    members[1].until_ready_says("leading");
     let after = submit(&members[1], "after", "");
     assert_eq!(block_on(broadcasts.next()).unwrap().unwrap().id, after, "and nothing of what it was given before");
     let given = block_on(tasks.next()).unwrap().unwrap();
@@ -247,7 +276,7 @@ fn what_clients_still_tell_a_server_that_led_and_stops_is_written_down_by_the_on
 
     members[0].program.signal("TERM");
     assert!(block_on(tasks.next()).unwrap().is_err(), "it gives nothing out any more");
-    members[1].until_ready_says("200 OK");
+    members[1].until_ready_says("leading");
     let done = pb::Result { id: task, attempt: 1, ret: "done".into(), ..Default::default() };
     block_on(async {
         told.send((done, WriteFlags::default())).await.unwrap();

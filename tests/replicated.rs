@@ -402,6 +402,16 @@ fn data_of_another_log_or_of_a_server_that_was_alone_is_no_view() {
     let alone = tempfile::tempdir().unwrap();
     submit(&Store::open(alone.path()).unwrap().0.handle(), "a").unwrap();
     refused(&log, alone.path());
+    // A client came to that server, and no task.
+    let visited = tempfile::tempdir().unwrap();
+    let store = Store::open(visited.path()).unwrap().0;
+    store.handle().checkpoint(Checkpoint { groups: vec![state(0)], ..Checkpoint::default() });
+    flush(&store.handle()).unwrap();
+    drop(store);
+    refused(&log, visited.path());
+    let empty = tempfile::tempdir().unwrap();
+    drop(Store::open(empty.path()).unwrap());
+    assert!(Standby::open(log.clone(), empty.path()).is_ok());
 }
 
 fn state(settled: TaskId) -> GroupState {

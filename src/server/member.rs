@@ -54,6 +54,8 @@ const PROVE: Duration = Duration::from_secs(5);
 const COUNT: Duration = Duration::from_secs(1);
 /// A server that leads and cannot write its own disk for so long leaves that to another one.
 const UNFIT: Duration = Duration::from_secs(2);
+/// A server that has heard nothing of the others for so long does not say how far behind it is: it does not know.
+const SILENT: Duration = Duration::from_secs(5);
 /// A request to a server that has not reached the log: how long it may take, and be.
 const REQUEST: Duration = Duration::from_secs(1);
 const LONGEST_REQUEST: usize = 4096;
@@ -110,12 +112,14 @@ impl Shared {
 }
 
 impl Member {
-    /// Begins to follow. `ended` is called on its thread when that comes to its end, for whatever reason.
+    /// Begins to follow. `ended` is called on its thread when that comes to its end, for whatever reason. An error: a port cannot be taken
+    /// as it is set.
     pub fn start(
         config: Config,
         cluster: ClusterConfig,
         ended: impl FnOnce() + Send + 'static,
     ) -> Result<Member, ServerError> {
+        port::check_all(&config)?;
         let shared = Arc::new(Shared::default());
         let (orders, taken) = bounded(16);
         let run = Run { config, cluster, orders: taken, shared: shared.clone(), started_at: Time::now() };
@@ -221,7 +225,6 @@ impl Station {
 impl Run {
     fn run(mut self) -> Result<(), ServerError> {
         self.shared.set_role("following (the log was not reached yet)".into());
-        port::check_all(&self.config)?;
         let waiting = Waiting::start(self.config.http.as_deref(), self.shared.clone())?;
         let Next::Goes(log) = self.reach()? else { return Ok(()) };
         drop(waiting);
@@ -290,8 +293,9 @@ impl Run {
         let http = page.map(|page| page.open(&doors)).transpose()?;
         let (beats, shared) = (Arc::new(Mutex::new(log.beats())), self.shared.clone());
         let following = {
-            let beats = beats.clone();
+            let (beats, health) = (beats.clone(), health.clone());
             Following {
+                health,
                 about: doors.about.clone(),
                 access: doors.access.clone(),
                 role: Arc::new(move || shared.role()),
@@ -341,6 +345,8 @@ impl Run {
         let beats = station.beats();
         info!("following the log of the cluster {} from message {} on", self.cluster.log.cluster, standby.place());
         let (mut heard, mut reads) = (Instant::now(), true);
+        // Of the cluster, be it a record or that somebody leads.
+        let mut word = Instant::now();
         loop {
             if self.stops(station) {
                 return Ok(Next::Stops);
@@ -348,7 +354,9 @@ impl Run {
             let clients = station.proxy.handle().clients() as u32;
             let mut resigned = false;
             match standby.follow(LOOK) {
-                Ok(news) if news.messages > 0 => (heard, resigned) = (Instant::now(), news.resigned),
+                Ok(news) if news.messages > 0 => {
+                    (heard, word, resigned) = (Instant::now(), Instant::now(), news.resigned);
+                }
                 Ok(_) => reads = true,
                 Err(why) if why.may_pass() => {
                     if std::mem::take(&mut reads) {
@@ -357,6 +365,7 @@ impl Run {
                     if let FollowError::Store(why) = why {
                         beats.say(Saying { trouble: why.to_string(), clients, ..self.says() });
                     }
+                    self.shared.set_role(following(None, word));
                     // Nor could it lead.
                     thread::sleep(LOOK);
                     continue;
@@ -367,9 +376,10 @@ impl Run {
             heard = beat.as_ref().map_or(heard, |beat| heard.max(beat.at));
             if let Some(beat) = &beat {
                 station.note_leader(beat, &self.cluster);
+                word = word.max(beat.at);
             }
             let lag = beat.map_or(0, |beat| beat.place.saturating_sub(standby.place()));
-            self.shared.set_role(format!("following (lag {lag})"));
+            self.shared.set_role(following(Some(lag), word));
             let trouble = self.no_room().unwrap_or_default();
             beats.say(Saying { epoch: standby.epoch(), lag, trouble, clients, ..self.says() });
             if !resigned && heard.elapsed() < self.cluster.takeover_after {
@@ -582,6 +592,15 @@ fn locked<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
 fn stands_by(beats: &Beats) -> bool {
     let now = Time::now();
     beats.view().servers.iter().any(|seen| seen.stands_by(now))
+}
+
+/// What a server says of itself that last heard of the cluster then; `lag`: so many messages behind, if it reads the log.
+fn following(lag: Option<u64>, heard: Instant) -> String {
+    match (lag, heard.elapsed()) {
+        (_, silent) if silent >= SILENT => format!("alone (nothing heard of the others for {} s)", silent.as_secs()),
+        (Some(lag), _) => format!("following (lag {lag})"),
+        (None, _) => "following (the log cannot be read now)".into(),
+    }
 }
 
 fn of_follow(error: FollowError) -> ServerError {

@@ -123,7 +123,7 @@ impl Member {
     }
 
     pub(super) fn leads(&self) -> bool {
-        self.asked("/readyz").contains("200 OK")
+        self.asked("/readyz").ends_with("leading")
     }
 
     fn asked(&self, path: &str) -> String {

@@ -108,7 +108,7 @@ fn a_server_whose_nats_server_is_cut_off_from_the_others_goes_on_with_another_on
     let urls = nats.urls();
     let first = urls.split(',').next().unwrap();
     let server = Member::start_on(lan.command(3, PROGRAM), &lan.address(3), first, &log.cluster.to_string());
-    server.until_ready_says("200 OK");
+    server.until_ready_says("leading");
     let submit = || server.ctl(&["--json", "submit", "x"]);
     let is_accepted = |said: &str| said.contains(r#""done":true,"accepted":1"#);
     let said = submit();

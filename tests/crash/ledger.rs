@@ -246,7 +246,8 @@ impl Ledger {
             let story = || self.story(&said.group, said.id);
             let said = (said.group.clone(), said.id, said.attempt, said.outcome.to_owned(), said.ret.clone());
             // What comes too late changes nothing, and is not kept while a log of several servers cannot be written.
-            let is_over = ended.contains(&(said.0.as_str(), said.1, said.2)) || done.contains(&(said.0.as_str(), said.1));
+            let is_over =
+                ended.contains(&(said.0.as_str(), said.1, said.2)) || done.contains(&(said.0.as_str(), said.1));
             let may_be_late = witness.sees_several() && is_over;
             let is_there = may_be_late || told.contains(&said);
             assert!(is_there, "confirmed, and not in the log: {said:?}{}", story());

@@ -121,6 +121,7 @@ async fn alive(State(app): State<AppState>) -> Answer {
 
 async fn ready(State(app): State<AppState>) -> Answer {
     Ok(match not_ready(&app.health) {
+        None if app.operator.store.cluster().is_some() => "leading".into_response(),
         None => "ready".into_response(),
         Some(why) => (StatusCode::SERVICE_UNAVAILABLE, why).into_response(),
     })

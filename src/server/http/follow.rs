@@ -8,9 +8,11 @@ use axum::http::StatusCode;
 use axum::routing::get;
 
 use super::desk::Desks;
+use super::live::not_ready;
 use super::{CONNECTIONS, FOR_ADDRESS, HttpThread, guard, metrics, passed};
 use crate::server::about::About;
 use crate::server::access::Access;
+use crate::server::health::Health;
 use crate::server::operator::Servers;
 use crate::server::proxy::PassOn;
 
@@ -19,6 +21,8 @@ use crate::server::proxy::PassOn;
 pub(in crate::server) struct Following {
     pub(in crate::server) about: Arc<About>,
     pub(in crate::server) access: Access,
+    /// Whether it carries calls.
+    pub(in crate::server) health: Health,
     /// What it does, in words.
     pub(in crate::server) role: Arc<dyn Fn() -> String + Send + Sync>,
     pub(in crate::server) servers: Arc<dyn Fn() -> Servers + Send + Sync>,
@@ -39,14 +43,18 @@ impl HttpThread {
 }
 
 fn health(following: &Following) -> Router {
-    let role = following.role.clone();
-    let ready = async move || (StatusCode::SERVICE_UNAVAILABLE, role());
+    let (role, health) = (following.role.clone(), following.health.clone());
+    // One that follows carries calls to the one that leads.
+    let ready = async move || match not_ready(&health) {
+        None => (StatusCode::OK, role()),
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{}: {why}", role())),
+    };
     Router::new().route("/healthz", get(async || "ok")).route("/readyz", get(ready))
 }
 
 fn router(following: &Following) -> Router {
-    let Following { about, access, servers, elsewhere, .. } = following.clone();
-    let metrics = async move || metrics::of_follower(&about, &servers());
+    let Following { about, access, health: carries, servers, elsewhere, .. } = following.clone();
+    let metrics = async move || metrics::of_follower(&about, not_ready(&carries).is_none(), &servers());
     let own = health(following).route("/metrics", get(metrics));
     let ask = async move |request: Request| passed::ask(&elsewhere, request).await;
     guard::around_some(own, access, ask)

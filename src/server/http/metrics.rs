@@ -58,9 +58,9 @@ async fn scrape(State(app): State<AppState>, labelled: &Mutex<Labelled>) -> Answ
 
 /// Of a server that follows: what it knows itself.
 #[cfg(feature = "cluster")]
-pub(super) fn of_follower(about: &About, servers: &Servers) -> Answer {
+pub(super) fn of_follower(about: &About, ready: bool, servers: &Servers) -> Answer {
     let mut families = Families::default();
-    build(&mut families, false);
+    build(&mut families, ready);
     front(&mut families, about);
     cluster(&mut families, servers);
     machine(&mut families, &Process::now());

@@ -27,6 +27,9 @@ impl Written<'_> {
     }
 }
 
+/// The tables of what is kept beside tasks, results and statuses: see [`Sqlite::state`].
+const STATE: [&str; 7] = ["groups", "open_tasks", "drains", "dialled", "clients", "runs", "schedules"];
+
 /// Only views have this, so it is none of the migrations.
 const PLACES: &str = "CREATE TABLE IF NOT EXISTS log_places (
     place  INTEGER PRIMARY KEY,  -- of a message in the log
@@ -141,7 +144,13 @@ impl Sqlite {
         if let Some(known) = known.map_err(explain(&self.path))? {
             return Ok(known == id);
         }
-        if self.positions()? != Positions::default() {
+        // A server that was alone keeps more than tasks: a group that came, a schedule.
+        let has_rows = |table: &&str| {
+            self.conn.query_row(&format!("SELECT EXISTS (SELECT 1 FROM {table})"), [], |row| row.get::<_, bool>(0))
+        };
+        let mut kept =
+            STATE.iter().map(has_rows).collect::<Result<Vec<_>, _>>().map_err(explain(&self.path))?.into_iter();
+        if self.positions()? != Positions::default() || kept.any(|has_rows| has_rows) {
             return Ok(false);
         }
         self.write(|change| change.execute("INSERT INTO meta (name, value) VALUES ('log_id', ?)", [id]).map(drop))?;
@@ -211,7 +220,7 @@ impl Sqlite {
     /// Puts what [`state`](Sqlite::state) said in the place of what there is.
     pub(in crate::store) fn replace_state_at(&mut self, state: &Batch, place: u64) -> Result<(), StoreError> {
         self.write(|change| {
-            for table in ["groups", "open_tasks", "drains", "dialled", "clients", "runs", "schedules"] {
+            for table in STATE {
                 change.execute(&format!("DELETE FROM {table}"), [])?;
             }
             write_batch(change, state, &Beside::default(), |_| Ok(()))?;

@@ -177,11 +177,11 @@ fn some() -> clap::builder::RangedU64ValueParser {
     clap::value_parser!(u64).range(1..)
 }
 
-/// The largest window that a worker is given.
-pub(super) const LARGEST_WINDOW: u32 = 100_000;
+/// The most clients, and the largest window that one is given.
+pub(super) const MOST: u32 = 100_000;
 
 fn few() -> clap::builder::RangedI64ValueParser<u32> {
-    clap::value_parser!(u32).range(1..=i64::from(LARGEST_WINDOW))
+    clap::value_parser!(u32).range(1..=i64::from(MOST))
 }
 
 #[derive(Debug, ClapArgs)]

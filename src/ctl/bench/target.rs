@@ -87,8 +87,9 @@ impl Target {
             .arg(format!("127.0.0.1:{control}"))
             .args(["--http", "127.0.0.1:0", "--data"])
             .arg(self.dir.join(format!("data-{contact}")))
-            // The window that is measured is the one that was asked for.
-            .args(["--max-window", &super::args::LARGEST_WINDOW.to_string()]);
+            // The window that is measured is the one that was asked for, and so are the clients: each that has a name is a group.
+            .args(["--max-window", &super::args::MOST.to_string()])
+            .args(["--max-groups", &super::args::MOST.to_string()]);
         if let Some(tls) = &self.tls {
             command.arg("--tls-cert").arg(&tls.ca).arg("--tls-key").arg(key_beside(&tls.ca));
         } else if self.host != "127.0.0.1" {

@@ -42,10 +42,10 @@ impl Servers {
 }
 
 impl Operator {
-    /// The servers that share the store. One that is alone is there by itself.
+    /// The servers that share the store. One that is alone is there by itself, with all clients that the broker has.
     pub(in crate::server) fn servers(&self, clients: usize) -> Servers {
         let (now, clients) = (Time::now(), u32::try_from(clients).unwrap_or(u32::MAX));
-        let Some(mut view) = self.store.cluster() else {
+        let Some(view) = self.store.cluster() else {
             let says = Saying {
                 server: self.about.listen(),
                 clients,
@@ -57,7 +57,6 @@ impl Operator {
             let view = ClusterView { servers: vec![this], ..ClusterView::default() };
             return Servers { now, alone: true, view };
         };
-        view.servers.iter_mut().filter(|seen| seen.is_this).for_each(|seen| seen.says.clients = clients);
         Servers { now, alone: false, view }
     }
 

@@ -15,6 +15,8 @@ mod rows;
 use std::collections::BTreeSet;
 use std::process::Command;
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use contact::wire::contact as pb;
 use contact::wire::contact_grpc::ContactClient;
@@ -27,6 +29,7 @@ use grpcio::{CallOption, Channel, ChannelBuilder, EnvBuilder, MetadataBuilder, R
 use protobuf::EnumOrUnknown;
 
 use crate::browser::driver::{Browser, Scene};
+use crate::common::DEADLINE;
 use crate::common::disk::SmallDisk;
 use crate::common::server::Server;
 use crate::conventions::{reason, retry_delay};
@@ -258,6 +261,30 @@ fn streams_at_a_server_that_follows_stay_when_the_one_that_leads_dies() {
         answer.await.unwrap();
     });
     assert_eq!(results(&members[1], held), [(1, control::Outcome::DONE.into(), false)]);
+}
+
+#[test]
+fn a_task_that_a_server_which_stands_still_does_not_pass_on_is_not_given_up_for_that() {
+    let Some(nats) = Nats::three() else { return };
+    let members = two(nats);
+    let worker = ContactClient::new(channel(&members[1].listen));
+    // Only what a client has not begun may be given up for its silence.
+    let mut tasks =
+        worker.get_task(&pb::Empty::new(), options(&[("contact-client", "w"), ("contact-begins", "1")])).unwrap();
+    members[0].until("/api/clients", |answer| answer.contains("\"w\""));
+    members[1].program.signal("STOP");
+    let task = submit(&members[0], "work", "w");
+    // Of leases of a second; `--max-deliveries` is 4.
+    let deadline = Instant::now() + DEADLINE;
+    while results(&members[0], task).len() < 6 {
+        assert!(Instant::now() < deadline, "{:?}", results(&members[0], task));
+        thread::sleep(Duration::from_millis(100));
+    }
+    let released = results(&members[0], task);
+    assert!(released.iter().all(|(_, outcome, _)| *outcome == control::Outcome::RELEASED.into()), "{released:?}");
+    members[1].program.signal("CONT");
+    let given = block_on(tasks.next()).unwrap().unwrap();
+    assert_eq!(given.id, task);
 }
 
 #[test]

@@ -37,6 +37,8 @@ pub(super) enum Command {
     /// With its client's server.
     #[cfg(feature = "cluster")]
     Lose(SessionId),
+    #[cfg(feature = "cluster")]
+    KeepWaiting,
     StreamTook(SessionId, u64),
     ReporterConnected(Arc<str>),
     Report(Arc<Reporter>, Vec<OutcomeReport>),
@@ -132,6 +134,12 @@ impl Handle {
     #[cfg(feature = "cluster")]
     pub(crate) async fn lose(&self, session: SessionId) {
         let _ = self.send(Command::Lose(session)).await;
+    }
+
+    /// See [`Core::keep_waiting`](super::Core::keep_waiting).
+    #[cfg(feature = "cluster")]
+    pub(crate) async fn keep_waiting(&self) {
+        let _ = self.send(Command::KeepWaiting).await;
     }
 
     /// The stream of this session has taken `taken` bytes in all.

@@ -200,6 +200,8 @@ impl BrokerThread {
                 self.core.excuse(session);
                 self.leave(session, "the server that it was connected to was lost", now);
             }
+            #[cfg(feature = "cluster")]
+            Command::KeepWaiting => self.core.keep_waiting(now),
             Command::StreamTook(session, taken) => self.core.stream_took(session, taken, now),
             Command::ReporterConnected(peer) => self.core.reporter_connected(&peer),
             Command::Report(reporter, reports) => {

@@ -525,7 +525,10 @@ impl Run {
             }
             Down::Push(id, push) => self.push(id, push),
             Down::Done(ask, done) => self.done(ask, done),
-            Down::State(trouble) => self.trouble.set(trouble),
+            Down::State(trouble) => {
+                self.trouble.set(trouble);
+                self.ups.push(Up::Here);
+            }
         }
     }
 

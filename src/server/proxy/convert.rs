@@ -67,6 +67,7 @@ fn up(up: Up) -> UpWhat {
             UpWhat::Statuses(pb::Statuses { ask, statuses: statuses.collect(), ..pb::Statuses::new() })
         }
         Up::Quota(quota) => UpWhat::Quota(self::quota(quota)),
+        Up::Here => UpWhat::Here(true),
     }
 }
 
@@ -89,6 +90,7 @@ fn read_up(up: UpWhat) -> Read<Up> {
             Up::Statuses(statuses.ask, all.collect())
         }
         UpWhat::Quota(quota) => Up::Quota(read_quota(&quota)),
+        UpWhat::Here(_) => Up::Here,
     })
 }
 
@@ -438,6 +440,7 @@ mod tests {
             Up::Flush(8),
             Up::Statuses(9, vec![NewStatus { client: "c".into(), msg: "well".into(), at: Time(-1) }]),
             Up::Quota(Quota { of: 1, window: 2, bytes: 3 }),
+            Up::Here,
         ]
     }
 

@@ -27,6 +27,8 @@ pub(super) enum Up {
     Flush(Ask),
     Statuses(Ask, Vec<NewStatus>),
     Quota(Quota),
+    /// The state was heard.
+    Here,
 }
 
 /// What they are given and answered.

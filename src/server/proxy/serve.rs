@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::channel::oneshot;
 use futures::future::{BoxFuture, FutureExt as _, Shared};
@@ -21,6 +21,8 @@ use crate::task::{StartAt, TaskId, weight};
 
 /// How often the state is said, at least: by that the other end knows that this one is there.
 pub(super) const STATE: Duration = Duration::from_millis(500);
+/// A proxy that has not heard it for so long does not hear of tasks, either.
+const SILENT: Duration = Duration::from_secs(1);
 /// What is sent together, in bytes of [`weight`], beside one push.
 const TOGETHER: usize = 256 * 1024;
 /// How many pushes.
@@ -69,6 +71,7 @@ impl Leads {
             answers: FuturesUnordered::new(),
             out: Vec::new(),
             state: Delay::new(Duration::ZERO),
+            heard: None,
         };
         serving.run(ups, downs).await;
     }
@@ -86,6 +89,8 @@ struct Serving {
     /// Goes out next.
     out: Vec<Down>,
     state: Delay,
+    /// When the proxy last heard the state, if it is one that says so.
+    heard: Option<Instant>,
 }
 
 enum Session {
@@ -117,6 +122,8 @@ enum News {
     Answer(Answer),
     /// Something went out.
     Out,
+    /// The proxy hears nothing.
+    Silence,
     Over,
 }
 
@@ -138,6 +145,8 @@ impl Serving {
                 }
                 News::Answer(answer) => self.answered(answer).await,
                 News::Out => {}
+                // Leases go on meanwhile, and end: that is none of its clients' silence.
+                News::Silence => self.leads.broker.keep_waiting().await,
                 News::Over => break,
             }
         }
@@ -160,6 +169,9 @@ impl Serving {
             self.state.reset(STATE);
             let _ = self.state.poll_unpin(cx);
             self.out.push(Down::State((self.leads.trouble)()));
+            if self.heard.is_some_and(|heard| heard.elapsed() > SILENT) {
+                return Poll::Ready(News::Silence);
+            }
         }
         if let Poll::Ready(Some(answer)) = self.answers.poll_next_unpin(cx) {
             return Poll::Ready(News::Answer(answer));
@@ -242,6 +254,7 @@ impl Serving {
                 self.answers.push(async move { Answer::Done(ask, broker.record_statuses(statuses).await) }.boxed());
             }
             Up::Quota(quota) => broker.set_quotas(vec![self.own(quota)]).await?,
+            Up::Here => self.heard = Some(Instant::now()),
         }
         Ok(())
     }

@@ -51,7 +51,7 @@ const UNASKED: usize = 1 << 20;
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// Between two tries to reach the server that leads.
 const AGAIN: Duration = Duration::from_millis(250);
-/// A link on which nothing came for so long is cut: the server that leads says something twice a second.
+/// A link on which nothing came for so long is cut, at either end: the server that leads says something twice a second, and is answered.
 const SILENT: Duration = Duration::from_secs(5);
 
 /// Who leads, as far as is known here.

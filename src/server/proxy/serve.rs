@@ -14,6 +14,7 @@ use futures::{Sink, SinkExt as _, Stream, StreamExt as _};
 use futures_timer::Delay;
 use log::warn;
 
+use super::SILENT;
 use super::frame::{Ask, Down, Failed, Teller, Up, Welcome};
 use crate::broker::{self, BrokerError, Gauge, Inbox, Join, Joined, OutcomeReport, Push, Quota, Reporting, SessionId};
 use crate::server::refusal::Refusal;
@@ -22,7 +23,7 @@ use crate::task::{StartAt, TaskId, weight};
 /// How often the state is said, at least: by that the other end knows that this one is there.
 pub(super) const STATE: Duration = Duration::from_millis(500);
 /// A proxy that has not heard it for so long does not hear of tasks, either.
-const SILENT: Duration = Duration::from_secs(1);
+const LATE: Duration = Duration::from_secs(1);
 /// What is sent together, in bytes of [`weight`], beside one push.
 const TOGETHER: usize = 256 * 1024;
 /// How many pushes.
@@ -169,8 +170,11 @@ impl Serving {
             self.state.reset(STATE);
             let _ = self.state.poll_unpin(cx);
             self.out.push(Down::State((self.leads.trouble)()));
-            if self.heard.is_some_and(|heard| heard.elapsed() > SILENT) {
-                return Poll::Ready(News::Silence);
+            match self.heard.map(|heard| heard.elapsed()) {
+                // It has given the link up by now, or cannot. What its clients have is for others.
+                Some(silent) if silent > SILENT => return Poll::Ready(News::Over),
+                Some(silent) if silent > LATE => return Poll::Ready(News::Silence),
+                _ => {}
             }
         }
         if let Poll::Ready(Some(answer)) = self.answers.poll_next_unpin(cx) {

@@ -13,7 +13,7 @@ use super::{Ran, ok};
 /// Every command, as it is typed behind `contactctl`.
 fn commands() -> Vec<String> {
     fn add(command: &clap::Command, before: &str, all: &mut Vec<String>) {
-        for command in command.get_subcommands() {
+        for command in command.get_subcommands().filter(|command| !command.is_hide_set()) {
             let name = format!("{before}{}", command.get_name());
             add(command, &format!("{name} "), all);
             all.push(name);

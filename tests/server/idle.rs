@@ -12,8 +12,8 @@ use crate::common::program::Program;
 use crate::common::server::Server;
 use crate::rig::{Client, Operator};
 
-/// How many, if not said otherwise; the goal is meant for 5,000, which takes a while.
-const CLIENTS: usize = 500;
+/// How many, if not said otherwise; the goal is meant for 5,000, which takes a while. On 500, what is made once weighs up to 8 kB each.
+const CLIENTS: usize = 1_000;
 
 /// Where and how many, for the process that plays them.
 const CROWD: &str = "CONTACT_TEST_CROWD";
@@ -82,9 +82,8 @@ fn many_idle_clients_cost_no_thread_and_little_memory_and_are_gone_with_their_pr
     println!("threads before: {:?}, with them: {:?}", before.threads, with.threads);
     assert_eq!(with.own_threads(), before.own_threads());
     assert!(with.threads.values().sum::<usize>() <= before.threads.values().sum::<usize>() + 16);
-    // 41 to 44 kB on a quiet machine, and 48 kB were seen on a busy one: what is made once weighs on few clients. A thread, or a buffer of 16 kB,
-    // would be more.
-    assert!(each <= 56_000, "{each} bytes for each client");
+    // 40 to 42 kB on a quiet machine, up to 45 kB on a busy one; a thread, or a buffer of the size of a message, would be more.
+    assert!(each <= 48_000, "{each} bytes for each client");
     assert!(gone < Duration::from_secs(if count > CLIENTS { 1 } else { 5 }), "gone after {gone:?}");
     operator.submit(&["still there?"]);
     assert_eq!(stays.next().task, "still there?");

@@ -405,8 +405,7 @@ impl Core {
     }
 
     /// Clients wait for an answer of this server for longer than is usual, or were refused one, or another server that some are connected to
-    /// hears nothing of this one. Who waits does not work, and who is refused may
-    /// connect anew: that nothing is heard of them means nothing.
+    /// hears nothing of this one. Who waits does not work, and who is refused may connect anew: that nothing is heard of them means nothing.
     pub fn keep_waiting(&mut self, now: Now) {
         self.kept_waiting = Some(now.steady);
     }

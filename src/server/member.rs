@@ -27,7 +27,7 @@ use super::http::{Following, HttpThread};
 use super::limits::Limits;
 use super::operator::Servers;
 use super::port::{self, is_of_this_machine};
-use super::proxy::{Leader, Leads, LinkService, PassOn, ProxyThread, Way, is_server};
+use super::proxy::{Leader, Leads, LinkService, PATIENCE, PassOn, ProxyThread, Way, is_server};
 use super::roles::Role;
 use super::upstream::Upstream;
 use super::{Config, Pulse, Retention, ServerError, bind, receipts};
@@ -54,8 +54,6 @@ const PROVE: Duration = Duration::from_secs(5);
 const COUNT: Duration = Duration::from_secs(1);
 /// A server that leads and cannot write its own disk for so long leaves that to another one.
 const UNFIT: Duration = Duration::from_secs(2);
-/// A server that has heard nothing of the others for so long does not say how far behind it is: it does not know.
-const SILENT: Duration = Duration::from_secs(5);
 /// A request to a server that has not reached the log: how long it may take, and be.
 const REQUEST: Duration = Duration::from_secs(1);
 const LONGEST_REQUEST: usize = 4096;
@@ -344,9 +342,9 @@ impl Run {
     ) -> Result<Next<Replicated<JetStream>>, ServerError> {
         let beats = station.beats();
         info!("following the log of the cluster {} from message {} on", self.cluster.log.cluster, standby.place());
-        let (mut heard, mut reads) = (Instant::now(), true);
-        // Of the cluster, be it a record or that somebody leads.
-        let mut word = Instant::now();
+        // The last word of the cluster, be it a record or that somebody leads; and that, or the last try to lead.
+        let (mut word, mut heard) = (Instant::now(), Instant::now());
+        let mut reads = true;
         loop {
             if self.stops(station) {
                 return Ok(Next::Stops);
@@ -354,9 +352,7 @@ impl Run {
             let clients = station.proxy.handle().clients() as u32;
             let mut resigned = false;
             match standby.follow(LOOK) {
-                Ok(news) if news.messages > 0 => {
-                    (heard, word, resigned) = (Instant::now(), Instant::now(), news.resigned);
-                }
+                Ok(news) if news.messages > 0 => (word, resigned) = (Instant::now(), news.resigned),
                 Ok(_) => reads = true,
                 Err(why) if why.may_pass() => {
                     if std::mem::take(&mut reads) {
@@ -373,11 +369,11 @@ impl Run {
                 Err(error) => return Err(of_follow(error)),
             }
             let beat = beats.heard();
-            heard = beat.as_ref().map_or(heard, |beat| heard.max(beat.at));
             if let Some(beat) = &beat {
                 station.note_leader(beat, &self.cluster);
                 word = word.max(beat.at);
             }
+            heard = heard.max(word);
             let lag = beat.map_or(0, |beat| beat.place.saturating_sub(standby.place()));
             self.shared.set_role(following(Some(lag), word));
             let trouble = self.no_room().unwrap_or_default();
@@ -594,10 +590,11 @@ fn stands_by(beats: &Beats) -> bool {
     beats.view().servers.iter().any(|seen| seen.stands_by(now))
 }
 
-/// What a server says of itself that last heard of the cluster then; `lag`: so many messages behind, if it reads the log.
+/// What a server says of itself that last heard of the cluster then; `lag`: so many messages behind, if it reads the log. After
+/// [`PATIENCE`] it does not know.
 fn following(lag: Option<u64>, heard: Instant) -> String {
     match (lag, heard.elapsed()) {
-        (_, silent) if silent >= SILENT => format!("alone (nothing heard of the others for {} s)", silent.as_secs()),
+        (_, silent) if silent >= PATIENCE => format!("alone (nothing heard of the others for {} s)", silent.as_secs()),
         (Some(lag), _) => format!("following (lag {lag})"),
         (None, _) => "following (the log cannot be read now)".into(),
     }

@@ -68,8 +68,9 @@ pub enum FollowError {
     },
     /// The view is one of another log.
     #[error(
-        "the data in {} is of another log: the stream was made anew, or --nats, --cluster or --data is wrong, or it is of \
-         a server that was alone (--import begins a cluster with it); what is there may be all that is left, so move it away before anything else",
+        "the data in {} is of another log: the stream was made anew, or --nats, --cluster or --data is wrong, or it is \
+         of a server that was alone (--import begins a cluster with it); what is there may be all that is left, so move it away before \
+         anything else",
         path.display()
     )]
     OtherLog {

@@ -145,12 +145,9 @@ impl Sqlite {
             return Ok(known == id);
         }
         // A server that was alone keeps more than tasks: a group that came, a schedule.
-        let has_rows = |table: &&str| {
-            self.conn.query_row(&format!("SELECT EXISTS (SELECT 1 FROM {table})"), [], |row| row.get::<_, bool>(0))
-        };
-        let mut kept =
-            STATE.iter().map(has_rows).collect::<Result<Vec<_>, _>>().map_err(explain(&self.path))?.into_iter();
-        if self.positions()? != Positions::default() || kept.any(|has_rows| has_rows) {
+        let has_rows = STATE.map(|table| format!("EXISTS (SELECT 1 FROM {table})")).join(" OR ");
+        let keeps_state = self.conn.query_row(&format!("SELECT {has_rows}"), [], |row| row.get::<_, bool>(0));
+        if keeps_state.map_err(explain(&self.path))? || self.positions()? != Positions::default() {
             return Ok(false);
         }
         self.write(|change| change.execute("INSERT INTO meta (name, value) VALUES ('log_id', ?)", [id]).map(drop))?;

@@ -44,6 +44,8 @@ pub(crate) use self::door::{Bounds, Counts, Front, Inside, Refused};
 pub use self::files::ServerTls;
 pub(crate) use self::files::validity;
 pub use self::files::{FileError, Tls};
+#[cfg(feature = "cluster")]
+pub(crate) use self::files::{read as read_file, roots as authorities};
 #[cfg(feature = "door")]
 pub(crate) use self::greeting::{Begun, CurrentTls, Entrance, Speaks};
 #[cfg(feature = "door")]

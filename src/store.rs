@@ -52,7 +52,7 @@ pub use backup::{BackedUp, BackupError, BackupProgress, GoesOn, MakeBackup};
 pub use error::StoreError;
 pub use memory::Memory;
 #[cfg(feature = "cluster")]
-pub use replicated::{Beats, ClusterName, Heard, JetStream, JetStreamConfig, JetStreamError};
+pub use replicated::{Beats, ClusterName, Heard, JetStream, JetStreamConfig, JetStreamError, NatsUrls};
 pub use replicated::{
     ClusterView, Fault, Faults, FilePart, FollowError, ImportError, Imported, Kind, LONGEST_MESSAGE, Lease, Log,
     LogError, LogSeen, Look, MemoryLog, Messages, News, NotLeading, Part, Record, RecordError, ReplicaSeen, Replicated,

@@ -4,6 +4,7 @@
 
 mod campaign;
 mod deaths;
+mod guarded;
 mod members;
 #[path = "nats/servers.rs"]
 mod nats;
@@ -44,7 +45,7 @@ fn a_server_of_several_shows_the_others_and_the_log_and_says_what_is_not_well() 
     drop(nats::open(&config));
     let cluster = config.cluster.to_string();
     let monitors = ["--nats-monitor", nats.monitors()];
-    let mut members = [(); 2].map(|()| Member::start_with(&nats.urls(), &cluster, &monitors));
+    let mut members = [(); 2].map(|()| Member::start_with(nats.urls(), &cluster, &monitors));
     let leads = leader(&members, None);
     let (first, other) = (&members[leads], &members[1 - leads]);
     first.until("/api/servers", |answer| {
@@ -101,9 +102,9 @@ fn a_server_that_leads_and_cannot_write_its_own_disk_leaves_that_to_another_one(
     let config = nats.config();
     drop(nats::open(&config));
     let cluster = config.cluster.to_string();
-    let first = Member::start_in(disk.path(), &nats.urls(), &cluster, &[]);
+    let first = Member::start_in(disk.path(), nats.urls(), &cluster, &[]);
     first.until_ready_says("leading");
-    let other = Member::start(&nats.urls(), &cluster);
+    let other = Member::start(nats.urls(), &cluster);
     other.until_ready_says("following (lag 0)");
     assert!(first.ctl(&["submit", "one"]).contains('1'));
     let filler = disk.fill(0);
@@ -130,7 +131,7 @@ fn a_cluster_goes_on_with_what_a_server_had_alone_and_a_server_alone_with_what_a
     alone.submit(&["one", "two"]);
     let import = || {
         let folder = data.to_str().unwrap();
-        let of = ["--nats", &nats.urls(), "--cluster", &cluster, "--advertise", "importer:1", "--import", folder];
+        let of = ["--nats", nats.urls(), "--cluster", &cluster, "--advertise", "importer:1", "--import", folder];
         let output = Command::new(PROGRAM).args(of).output().unwrap();
         (output.status.success(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
     };
@@ -142,7 +143,7 @@ fn a_cluster_goes_on_with_what_a_server_had_alone_and_a_server_alone_with_what_a
     assert!(done && said.contains("tasks up to 2") && !said.contains("receipts"), "{said}");
     let (done, said) = import();
     assert!(!done && said.contains("imported whole"), "{said}");
-    let member = Member::start(&nats.urls(), &cluster);
+    let member = Member::start(nats.urls(), &cluster);
     member.until_ready_says("leading");
     assert!(member.ctl(&["submit", "three"]).contains('3'));
     let listed = member.ctl(&["tasks", "--all"]);
@@ -163,7 +164,7 @@ fn two(nats: &Nats) -> [Member; 2] {
     let config = nats.config();
     drop(nats::open(&config));
     let cluster = config.cluster.to_string();
-    let mut members = [Member::start(&nats.urls(), &cluster), Member::start(&nats.urls(), &cluster)];
+    let mut members = [Member::start(nats.urls(), &cluster), Member::start(nats.urls(), &cluster)];
     if leader(&members, None) == 1 {
         members.reverse();
     }

@@ -9,29 +9,45 @@ use servers::{Nats, open};
 #[test]
 fn a_stream_that_could_lose_tasks_is_refused_with_what_is_wrong() {
     use async_nats::jetstream::{self, stream};
+    use std::time::Duration;
 
+    type Change = fn(&mut stream::Config);
+    let changes: [(&str, Change); 16] = [
+        ("max_msgs is 5 and must be -1", |it| it.max_messages = 5),
+        ("max_bytes is 5000000 and must be -1", |it| it.max_bytes = 5_000_000),
+        ("max_msgs_per_subject is 5 and must be -1", |it| it.max_messages_per_subject = 5),
+        ("max_age is 3600s and must be 0ns", |it| it.max_age = Duration::from_secs(3_600)),
+        ("max_msg_size is 1000 and must be -1", |it| it.max_message_size = 1_000),
+        ("max_consumers is 1 and must be -1", |it| it.max_consumers = 1),
+        ("discard is Old and must be New", |it| it.discard = stream::DiscardPolicy::Old),
+        ("retention is WorkQueue and must be Limits", |it| it.retention = stream::RetentionPolicy::WorkQueue),
+        ("storage is Memory and must be File", |it| it.storage = stream::StorageType::Memory),
+        ("deny_delete is false and must be true", |it| it.deny_delete = false),
+        ("deny_purge is true and must be false", |it| it.deny_purge = true),
+        ("no_ack is true and must be false", |it| it.no_ack = true),
+        ("an async persist_mode is true", |it| it.persist_mode = Some(stream::PersistenceMode::Async)),
+        ("allow_rollup_hdrs is true and must be false", |it| it.allow_rollup = true),
+        ("allow_msg_ttl is true and must be false", |it| it.allow_message_ttl = true),
+        ("contact_log", |it| it.metadata.clear()),
+    ];
     let Some(nats) = Nats::one() else { return };
-    // It listens.
-    drop(open(&nats.config()));
-    let config = nats.config();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let context = jetstream::new(async_nats::connect(&config.urls).await.unwrap());
-        let stream = stream::Config {
-            name: format!("CONTACT_{}", config.cluster),
-            subjects: vec![format!("contact.{}.log", config.cluster)],
-            max_messages: 5,
-            ..stream::Config::default()
-        };
-        context.create_stream(stream).await.unwrap();
-    });
-    let refused = JetStream::open(&config).map(|_| ()).unwrap_err();
-    assert!(!refused.may_pass());
-    let refused = refused.to_string();
-    for said in
-        ["max_msgs is 5 and must be -1", "discard is Old and must be New", "deny_delete is false", "contact_log"]
-    {
-        assert!(refused.contains(said), "{said}: {refused}");
+    for (said, change) in changes {
+        let config = nats.config();
+        // It makes the stream.
+        drop(open(&config));
+        runtime.block_on(async {
+            let context = jetstream::new(async_nats::connect(nats.urls()).await.unwrap());
+            let name = format!("CONTACT_{}", config.cluster);
+            let mut stream = context.get_stream(&name).await.unwrap().cached_info().config.clone();
+            context.delete_stream(&name).await.unwrap();
+            change(&mut stream);
+            context.create_stream(stream).await.unwrap();
+        });
+        let refused = JetStream::open(&config).map(|_| ()).unwrap_err();
+        assert!(!refused.may_pass());
+        assert!(refused.to_string().contains(said), "{said}: {refused}");
+        assert_eq!(refused.to_string().matches("; ").count(), 1, "nothing else is wrong: {refused}");
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use contact::config::{Settings, time};
 use contact::server::{ClusterConfig, Config, DialTls, Imported, Member, SHORTEST_TAKEOVER};
-use contact::store::{ClusterName, JetStreamConfig};
+use contact::store::{ClusterName, JetStreamConfig, NatsUrls};
 use log::{info, warn};
 use sd_notify::NotifyState;
 use signal_hook::consts::SIGHUP;
@@ -18,9 +18,9 @@ use crate::{Args, end_at_second_signal, feed_watchdog, reload, tell_systemd};
 #[derive(Debug, clap::Args)]
 pub(crate) struct ClusterArgs {
     /// Be one of several servers, of which one leads: what they write goes through a stream of these NATS servers (2.14 or later, with
-    /// JetStream), URLs with commas between them. With --cluster and --advertise
+    /// JetStream), nats:// or tls:// URLs with commas between them. With --cluster and --advertise
     #[arg(long, value_name = "URL[,URL...]")]
-    nats: Option<String>,
+    nats: Option<NatsUrls>,
     /// The name of the cluster: all its servers have the same, and no other servers at these NATS servers. It names the stream
     #[arg(long, value_name = "NAME")]
     cluster: Option<ClusterName>,
@@ -33,7 +33,8 @@ pub(crate) struct ClusterArgs {
     /// Show NATS the user in this file (.creds)
     #[arg(long, value_name = "FILE")]
     nats_credentials: Option<PathBuf>,
-    /// Take NATS servers for the right ones if their certificates come from an authority in this file, in PEM, too
+    /// Take NATS servers for the right ones if their certificates come from an authority in this file, in PEM. Without it those of this
+    /// machine count
     #[arg(long, value_name = "FILE")]
     nats_ca: Option<PathBuf>,
     /// Look whether NATS writes each record to the disk before it acknowledges it: at these monitoring ports (NATS's `http:`), URLs with
@@ -88,7 +89,7 @@ impl ClusterArgs {
         let tls = DialTls::of(self.cluster_ca.clone(), None, None)
             .map_err(|why| anyhow::anyhow!("{}", why.replace("--tls-", "--cluster-")))?;
         let log = JetStreamConfig {
-            urls: urls.split(',').map(|url| url.trim().to_owned()).collect(),
+            urls: urls.clone(),
             cluster: cluster.clone(),
             credentials: self.nats_credentials.clone(),
             ca: self.nats_ca.clone(),

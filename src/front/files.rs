@@ -35,12 +35,12 @@ pub struct FileError {
 }
 
 impl FileError {
-    fn of(path: &Path) -> impl Fn(String) -> FileError {
+    pub(crate) fn of(path: &Path) -> impl Fn(String) -> FileError {
         move |why| FileError { path: path.into(), why }
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, FileError> {
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, FileError> {
     fs::read(path).map_err(|e| FileError::of(path)(format!("it cannot be read: {e}")))
 }
 
@@ -57,7 +57,7 @@ fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>,
     Ok(all)
 }
 
-fn roots(path: &Path, pem: &[u8]) -> Result<RootCertStore, FileError> {
+pub(crate) fn roots(path: &Path, pem: &[u8]) -> Result<RootCertStore, FileError> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(path, pem)? {
         roots.add(certificate).map_err(|e| FileError::of(path)(format!("a certificate in it is of no use: {e}")))?;

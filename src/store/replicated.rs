@@ -36,6 +36,8 @@ mod standby;
 mod stream;
 mod term;
 #[cfg(feature = "cluster")]
+mod urls;
+#[cfg(feature = "cluster")]
 mod watch;
 
 use std::path::PathBuf;
@@ -58,6 +60,8 @@ pub use self::sight::{ClusterView, LogSeen, Look, ReplicaSeen, Saying, ServerSee
 pub use self::standby::{FollowError, News, NotLeading, Standby};
 pub use self::term::Lease;
 use self::term::{Settled, Term, TermError};
+#[cfg(feature = "cluster")]
+pub use self::urls::NatsUrls;
 use super::{
     Backend, Batch, Keyed, MakeBackup, OpenReader, Positions, Recovered, Removal, Removed, Slot, Space, Sqlite,
     StoreError,

@@ -19,6 +19,10 @@ enum Death {
     Leader,
     /// Of the NATS server that leads the stream: `kill -9`, and started again when work goes on.
     Nats,
+    /// Of another NATS server: the same.
+    NatsFollower,
+    /// Of that one and another one at once, for a moment: two of three.
+    MostNats,
     /// Of another server, with all that it has on its disk.
     LostView,
     /// The server that leads stops for longer than its term lasts, and goes on.
@@ -31,8 +35,17 @@ enum Death {
     Follower,
 }
 
-const DEATHS: [Death; 7] =
-    [Death::Leader, Death::Nats, Death::LostView, Death::Zombie, Death::AllNats, Death::Stop, Death::Follower];
+const DEATHS: [Death; 9] = [
+    Death::Leader,
+    Death::Nats,
+    Death::LostView,
+    Death::MostNats,
+    Death::Zombie,
+    Death::AllNats,
+    Death::Stop,
+    Death::NatsFollower,
+    Death::Follower,
+];
 
 impl Death {
     /// The place of the server that ends by itself and is to be started again then, if there is one.
@@ -58,16 +71,19 @@ impl Death {
                 leader(members, Some(leads));
                 members[leads].program.signal("CONT");
             }
-            Death::Nats => {
+            Death::Nats | Death::NatsFollower => {
                 let stream = leads_the_stream(nats, log);
-                nats.order("kill", stream);
+                let place = if let Death::Nats = self { stream } else { another(stream) };
+                nats.order("kill", place);
                 witness.until_settled(witness.settled() + 20);
-                nats.order("start", stream);
+                nats.order("start", place);
             }
-            Death::AllNats => {
-                (0..3).for_each(|place| nats.order("kill", place));
+            Death::MostNats | Death::AllNats => {
+                let stream = leads_the_stream(nats, log);
+                let places = if let Death::AllNats = self { vec![0, 1, 2] } else { vec![stream, another(stream)] };
+                places.iter().for_each(|place| nats.order("kill", *place));
                 thread::sleep(Duration::from_millis(rand::random_range(0..3_000)));
-                (0..3).for_each(|place| nats.order("start", place));
+                places.iter().for_each(|place| nats.order("start", *place));
             }
             Death::Stop => {
                 members[leads].program.signal("TERM");
@@ -79,6 +95,11 @@ impl Death {
     }
 }
 
+/// Another NATS server than this one.
+fn another(place: usize) -> usize {
+    (place + rand::random_range(1..3)) % 3
+}
+
 #[test]
 fn nothing_accepted_is_missing_and_nothing_settled_comes_again_whoever_dies() {
     let Some(nats) = Nats::three_alone() else { return };
@@ -88,7 +109,7 @@ fn nothing_accepted_is_missing_and_nothing_settled_comes_again_whoever_dies() {
     // The stream is there when the first one needs it.
     drop(nats::open(&log));
     let cluster = log.cluster.to_string();
-    let members = (0..servers).map(|_| Member::start(&nats.urls(), &cluster)).collect();
+    let members = (0..servers).map(|_| Member::start(nats.urls(), &cluster)).collect();
     let mut campaign = Campaign::begin(log, members, deaths);
     let mut failovers = Vec::new();
     for death in rounds(DEATHS).take(deaths as usize) {

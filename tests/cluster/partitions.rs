@@ -83,7 +83,7 @@ fn nothing_accepted_is_missing_and_nothing_settled_comes_again_whoever_hears_not
     drop(nats::open(&log));
     let cluster = log.cluster.to_string();
     let member =
-        |machine: usize| Member::start_on(lan.command(machine, PROGRAM), &lan.address(machine), &nats.urls(), &cluster);
+        |machine: usize| Member::start_on(lan.command(machine, PROGRAM), &lan.address(machine), nats.urls(), &cluster);
     let members = CONTACT.map(member).into();
     // Less is submitted in the same time the longer it takes.
     let mut campaign = Campaign::begin(log, members, cuts * (1 + longest.as_secs() as u32 / 3));

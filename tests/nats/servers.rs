@@ -11,7 +11,7 @@ use contact::store::{JetStream, JetStreamConfig, JetStreamError};
 
 /// Some servers, that end with this process: they see that its end of a pipe is closed.
 pub(crate) struct Nats {
-    urls: Vec<String>,
+    urls: String,
     monitors: String,
     /// As many as there are servers: 1 or 3.
     replicas: usize,
@@ -24,28 +24,34 @@ impl Nats {
     /// failure.
     pub(crate) fn one() -> Option<&'static Nats> {
         static ONE: OnceLock<Result<Nats, String>> = OnceLock::new();
-        or_skipped(ONE.get_or_init(|| Nats::start(1, &[])).as_ref())
+        or_skipped(ONE.get_or_init(|| Nats::start(1, &[], None)).as_ref())
     }
 
     /// The same of three, which keep each record together.
     pub(crate) fn three() -> Option<&'static Nats> {
         static THREE: OnceLock<Result<Nats, String>> = OnceLock::new();
-        or_skipped(THREE.get_or_init(|| Nats::start(3, &[])).as_ref())
+        or_skipped(THREE.get_or_init(|| Nats::start(3, &[], None)).as_ref())
     }
 
     /// Three that no other test has, to do anything with.
     #[allow(dead_code, reason = "one program of tests does")]
     pub(crate) fn three_alone() -> Option<Nats> {
-        or_skipped(Nats::start(3, &[]))
+        or_skipped(Nats::start(3, &[], None))
     }
 
     /// The same, each in the network of a process: `address@process`.
     #[allow(dead_code, reason = "one program of tests does")]
     pub(crate) fn three_at(places: &[String]) -> Option<Nats> {
-        or_skipped(Nats::start(3, places))
+        or_skipped(Nats::start(3, places, None))
     }
 
-    fn start(count: usize, places: &[String]) -> Result<Nats, String> {
+    /// One that has more settings, which are in a file.
+    #[allow(dead_code, reason = "one program of tests does")]
+    pub(crate) fn one_with(settings: &Path) -> Option<Nats> {
+        or_skipped(Nats::start(1, &[], Some(settings)))
+    }
+
+    fn start(count: usize, places: &[String], settings: Option<&Path>) -> Result<Nats, String> {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("nats");
         let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/nats/serve.py");
         let mut command = Command::new("python3");
@@ -53,6 +59,7 @@ impl Nats {
             .arg(program)
             .arg(folder)
             .arg(count.to_string())
+            .args(settings.map(|file| format!("--settings={}", file.display())))
             .args(places)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
@@ -65,8 +72,7 @@ impl Nats {
         if urls.is_empty() {
             return Err("serve.py started no NATS server".into());
         }
-        let urls = urls.trim().split(',').map(str::to_owned).collect();
-        let monitors = monitors.trim().to_owned();
+        let [urls, monitors] = [urls, monitors].map(|line| line.trim().to_owned());
         Ok(Nats { urls, monitors, replicas: count, process: Mutex::new((process, out)) })
     }
 
@@ -81,8 +87,8 @@ impl Nats {
 
     /// Where they are.
     #[allow(dead_code, reason = "one program of tests does")]
-    pub(crate) fn urls(&self) -> String {
-        self.urls.join(",")
+    pub(crate) fn urls(&self) -> &str {
+        &self.urls
     }
 
     /// Where they say how they are set.
@@ -95,7 +101,7 @@ impl Nats {
     pub(crate) fn config(&self) -> JetStreamConfig {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         JetStreamConfig {
-            urls: self.urls.clone(),
+            urls: self.urls.parse().expect("serve.py says where they are"),
             cluster: format!("t{}", NUMBER.fetch_add(1, SeqCst)).parse().expect("a name"),
             credentials: None,
             ca: None,

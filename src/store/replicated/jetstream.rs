@@ -24,7 +24,9 @@ use super::log::{Log, LogError, Messages};
 use super::nats::{Beats, Nats, OLDEST, check_version, connect, locked};
 use super::sight::Look;
 use super::stream::{Identity, find_stream, stream_name, subject};
+use super::urls::NatsUrls;
 use super::watch;
+use crate::front::FileError;
 
 /// How long an answer of a NATS server is waited for.
 pub(super) const ANSWER: Duration = Duration::from_millis(400);
@@ -38,13 +40,13 @@ const AT_ONCE: usize = 64;
 /// Where the log is, and how it is reached.
 #[derive(Debug, Clone)]
 pub struct JetStreamConfig {
-    /// The NATS servers, as URLs. Any of them will do.
-    pub urls: Vec<String>,
+    /// The NATS servers. Any of them will do.
+    pub urls: NatsUrls,
     /// By which the streams of several clusters are told apart.
     pub cluster: ClusterName,
     /// The file that says who this is to NATS (`.creds`).
     pub credentials: Option<PathBuf>,
-    /// Authorities that NATS servers are trusted by, in PEM, beside those of this machine.
+    /// The authorities that NATS servers are trusted by, in PEM. `None`: those of this machine.
     pub ca: Option<PathBuf>,
     /// How many NATS servers keep each message, if the stream is yet to be made: 1, 3 or 5.
     pub replicas: usize,
@@ -89,13 +91,8 @@ pub enum JetStreamError {
         why: String,
     },
     /// A file cannot be used.
-    #[error("{}: {why}", path.display())]
-    File {
-        /// Which.
-        path: PathBuf,
-        /// What is wrong with it.
-        why: String,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// Its servers are too old.
     #[error("the NATS server {server} is of version {found}, and at least {}.{} is needed", OLDEST.0, OLDEST.1)]
     TooOld {
@@ -147,8 +144,10 @@ struct Reader {
 impl JetStream {
     /// Connects, and finds the stream, or makes it.
     pub fn open(config: &JetStreamConfig) -> Result<JetStream, JetStreamError> {
-        let cannot =
-            |why: &dyn fmt::Display| JetStreamError::Unreachable { urls: config.urls.join(", "), why: why.to_string() };
+        let cannot = |why: &dyn fmt::Display| JetStreamError::Unreachable {
+            urls: config.urls.to_string(),
+            why: why.to_string(),
+        };
         let runtime = Builder::new_multi_thread().worker_threads(1).thread_name("nats").enable_all().build();
         let runtime = Arc::new(runtime.map_err(|error| cannot(&error))?);
         let client = runtime.block_on(connect(config))?;

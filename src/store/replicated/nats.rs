@@ -3,11 +3,14 @@
 //! The server that leads says so four times a second, with the last message of the log. Nothing depends on these beats but how soon another
 //! one tries to lead. Once a second each says what it is, for people: nothing depends on that at all.
 
+use std::error::Error as _;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use async_nats::{Client, ConnectOptions, ReconnectToServer, Server, ServerAddr, ServerInfo};
+use async_nats::{
+    Client, ConnectError, ConnectErrorKind, ConnectOptions, ReconnectToServer, Server, ServerAddr, ServerInfo,
+};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::future;
@@ -19,6 +22,7 @@ use super::jetstream::{JetStreamConfig, JetStreamError, SETUP};
 use super::peers::Peers;
 use super::sight::{ClusterView, LogSeen, Saying};
 use super::takeovers;
+use crate::front::{FileError, authorities, read_file};
 use crate::latency::Latency;
 use crate::task::Time;
 
@@ -38,17 +42,48 @@ pub(super) async fn connect(config: &JetStreamConfig) -> Result<Client, JetStrea
         .max_reconnects(None)
         .reconnect_to_server_callback(move |pool, _| future::ready(next(&pool, &mut locked(&last))))
         .reconnect_delay_callback(|tries| Duration::from_millis((20 * tries as u64).min(200)));
+    // Also at servers of which these say where they are.
+    options = options.require_tls(config.urls.need_tls());
     if let Some(path) = &config.credentials {
-        let file = |why: std::io::Error| JetStreamError::File { path: path.clone(), why: why.to_string() };
-        let text = std::fs::read_to_string(path).map_err(file)?;
-        options = options.credentials(&text).map_err(file)?;
+        let text = read_file(path)?;
+        let wrong =
+            |why: std::io::Error| FileError::of(path)(format!("it has no credentials of a user of NATS: {why}"));
+        options = options.credentials(&String::from_utf8_lossy(&text)).map_err(wrong)?;
     }
     if let Some(path) = &config.ca {
+        // For each connection it is read again, and what is wrong with it is not said so well.
+        authorities(path, &read_file(path)?)?;
         options = options.add_root_certificates(path.clone());
     }
-    let connected = timeout(SETUP, options.connect(&config.urls[..])).await;
-    let cannot = |why: String| JetStreamError::Unreachable { urls: config.urls.join(", "), why };
-    connected.map_err(|_| cannot("no connection".into()))?.map_err(|error| cannot(error.to_string()))
+    let connected = timeout(SETUP, options.connect(config.urls.addresses())).await;
+    let cannot = |why: String| JetStreamError::Unreachable { urls: config.urls.to_string(), why };
+    connected.map_err(|_| cannot("no connection".into()))?.map_err(|error| cannot(why(&error)))
+}
+
+/// Why there is no connection, with what to look at.
+fn why(error: &ConnectError) -> String {
+    match error.kind() {
+        ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
+            "this server is not let in: look at --nats-credentials, or at the user and password in --nats".into()
+        }
+        _ => match of_tls(error) {
+            Some(error) => format!("{error}: look at --nats-ca"),
+            None => error.to_string(),
+        },
+    }
+}
+
+/// What TLS has to say against a connection.
+fn of_tls<'a>(error: &'a ConnectError) -> Option<&'a rustls::Error> {
+    let mut source: Option<&'a (dyn std::error::Error + 'static)> = error.source();
+    while let Some(error) = source {
+        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        if let Some(error) = inner.and_then(|inner| inner.downcast_ref()) {
+            return Some(error);
+        }
+        source = error.source();
+    }
+    None
 }
 
 /// Where a connection goes on that was lost, or left: at the server behind that one. Left to itself the client may choose the one again that was

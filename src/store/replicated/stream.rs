@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 
 use async_nats::jetstream::Context;
-use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, PersistenceMode, RetentionPolicy, StorageType};
 use data_encoding::HEXLOWER;
 
 use super::LONGEST_MESSAGE;
@@ -37,6 +37,7 @@ pub(super) fn wanted(config: &JetStreamConfig) -> Config {
         max_bytes: -1,
         max_messages_per_subject: -1,
         max_message_size: -1,
+        max_consumers: -1,
         metadata: HashMap::from([
             (ID.to_owned(), (rand::random::<u64>() | 1).to_string()),
             (SECRET.to_owned(), HEXLOWER.encode(&config.secret.unwrap_or_else(rand::random))),
@@ -61,7 +62,7 @@ impl Identity {
 
 /// Finds the stream, or makes it.
 pub(super) async fn find_stream(context: &Context, config: &JetStreamConfig) -> Result<Identity, JetStreamError> {
-    let cannot = |why: String| JetStreamError::Unreachable { urls: config.urls.join(", "), why };
+    let cannot = |why: String| JetStreamError::Unreachable { urls: config.urls.to_string(), why };
     let wanted = wanted(config);
     let stream = match context.get_stream(&wanted.name).await {
         Ok(stream) => stream,
@@ -112,6 +113,18 @@ pub(super) fn differences(found: &Config, wanted: &Config) -> Vec<String> {
     compare("max_age", &found.max_age, &wanted.max_age);
     compare("no_ack", &found.no_ack, &wanted.no_ack);
     compare("sealed", &found.sealed, &wanted.sealed);
+    // All who follow read it by a consumer.
+    compare("max_consumers", &found.max_consumers, &wanted.max_consumers);
+    compare("consumer_limits", &found.consumer_limits.is_some(), &false);
+    // Acknowledged before it is written.
+    let is_async = found.persist_mode == Some(PersistenceMode::Async);
+    compare("an async persist_mode", &is_async, &false);
+    // By these a message may take others away, go by itself, or be another one than was sent.
+    compare("allow_rollup_hdrs", &found.allow_rollup, &wanted.allow_rollup);
+    compare("allow_msg_ttl", &found.allow_message_ttl, &wanted.allow_message_ttl);
+    compare("allow_msg_counter", &found.allow_message_counter, &wanted.allow_message_counter);
+    compare("allow_msg_schedules", &found.allow_message_schedules, &wanted.allow_message_schedules);
+    compare("subject_transform", &found.subject_transform.is_some(), &false);
     compare("mirror", &found.mirror.is_some(), &false);
     compare("sources", &found.sources.as_ref().is_some_and(|sources| !sources.is_empty()), &false);
     if found.max_message_size != -1 && (found.max_message_size as usize) < LONGEST_MESSAGE + 1_024 {

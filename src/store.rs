@@ -62,7 +62,7 @@ pub use replicated::{
 pub(crate) use replicated::{read_record_lane, read_record_priority, read_record_task, record_priority, record_task};
 pub use space::{Room, Space, Unwritten};
 pub(crate) use sqlite::try_writing;
-pub use sqlite::{Appended, Sqlite};
+pub use sqlite::{Appended, Cut, Rows, Sqlite};
 pub use tail::{Skipped, Tail};
 
 use patient::Patient;

@@ -3,7 +3,7 @@
 
 mod rows;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -52,15 +52,25 @@ fn flush(handle: &Handle) -> Result<(), StoreError> {
     told.recv_timeout(Duration::from_secs(20)).expect("within 20 s")
 }
 
+/// A time to come.
+fn later() -> Time {
+    Time::now().after(Duration::from_secs(3_600))
+}
+
 /// Removes the tasks up to this one.
 fn remove(handle: &Handle, upto: TaskId) -> Removed {
+    remove_if(handle, upto, Time(0), |_| true)
+}
+
+/// The same of the chunks that may go by their first task. What came before `old` keeps no log.
+fn remove_if(handle: &Handle, upto: TaskId, old: Time, goes: impl Fn(TaskId) -> bool) -> Removed {
     let mut reader = handle.reader().unwrap();
-    let now = Time::now().after(Duration::from_secs(3_600));
-    let floors = Floors { everyone: upto, groups: Default::default() };
-    let limit = 10_000;
+    let (now, limit) = (later(), 10_000);
+    let floors = Floors { everyone: upto, groups: HashMap::from([(group(), upto)]) };
     let removable = Removable { floors, before: now, unclaimed_before: Time(0), now, limit };
-    let chunks = reader.removable(&removable).unwrap().iter().map(|chunk| chunk.first).collect();
-    block_on(handle.remove(Removal { chunks, before: Time(0), now, limit })).unwrap()
+    let chunks = reader.removable(&removable).unwrap();
+    let chunks = chunks.iter().map(|chunk| chunk.first).filter(|first| goes(*first)).collect();
+    block_on(handle.remove(Removal { chunks, before: old, now, limit })).unwrap()
 }
 
 /// One of several, with a view of its own.
@@ -69,6 +79,8 @@ struct Server {
     log: MemoryLog,
     faults: Faults,
     patience: Duration,
+    /// The log can be cut at each so many messages.
+    cuts_every: u64,
     role: Role,
 }
 
@@ -83,14 +95,14 @@ impl Server {
     fn new(log: &MemoryLog) -> Server {
         let faults = Faults::default();
         let (dir, log) = (tempfile::tempdir().unwrap(), log.with(&faults));
-        Server { dir, log, faults, patience: LITTLE, role: Role::Down }
+        Server { dir, log, faults, patience: LITTLE, cuts_every: 100, role: Role::Down }
     }
 
     /// Follows to the end of the log.
     fn follow(&mut self) {
         if let Role::Down = self.role {
             let standby = Standby::open(self.log.clone(), self.dir.path()).unwrap();
-            self.role = Role::Following(standby.with_patience(self.patience));
+            self.role = Role::Following(standby.with_patience(self.patience).with_cuts_every(self.cuts_every));
         }
         if let Role::Following(standby) = &mut self.role {
             while standby.follow(Duration::ZERO).unwrap().messages > 0 {}
@@ -138,6 +150,14 @@ impl Server {
 
     fn rows(&self) -> Vec<String> {
         rows(self.dir.path())
+    }
+
+    /// The rows that only one of two has. Where the log is to be cut next, each finds out by itself.
+    fn unlike(&self, other: &Server) -> Vec<String> {
+        let rows = |server: &Server| -> BTreeSet<String> {
+            server.rows().into_iter().filter(|row| !row.starts_with("log_places")).collect()
+        };
+        rows(self).symmetric_difference(&rows(other)).cloned().collect()
     }
 }
 
@@ -386,6 +406,56 @@ fn the_log_is_cut_before_what_is_kept_and_whoever_was_behind_makes_its_view_anew
 }
 
 #[test]
+fn what_came_of_removed_tasks_late_is_gone_also_where_the_log_was_read_from_its_cut_on() {
+    let (log, [mut one, mut newcomer]) = servers();
+    one.try_to_lead(1);
+    let handle = one.leading().unwrap();
+    let settle = |task, upto| {
+        handle.record(vec![done(task, "done")]);
+        handle.checkpoint(Checkpoint { groups: vec![state(upto)], ..Checkpoint::default() });
+        flush(&handle).unwrap();
+    };
+    for _ in 1..=300 {
+        let id = submit(&handle, "x").unwrap();
+        settle(id, id);
+    }
+    settle(7, 300);
+    remove(&handle, 250);
+    assert!(log.ends().0.unwrap() > 250);
+    one.stop();
+    newcomer.follow();
+    newcomer.stop();
+    assert_eq!(newcomer.unlike(&one), Vec::<String>::new());
+}
+
+#[test]
+fn an_old_task_that_is_open_does_not_keep_the_log_unless_it_is_much() {
+    for (bytes, is_kept) in [(10, false), (17 << 20, true)] {
+        let (log, [mut one, mut newcomer]) = servers();
+        one.patience = MUCH;
+        one.try_to_lead(1_000);
+        let handle = one.leading().unwrap();
+        let open = task("x".repeat(bytes));
+        block_on(handle.submit(vec![NewTask { key: Some("open".into()), ..open }])).unwrap();
+        for _ in 0..600 {
+            let id = submit(&handle, "x").unwrap();
+            handle.record(vec![done(id, "done")]);
+            handle.checkpoint(Checkpoint { groups: vec![state(id)], ..Checkpoint::default() });
+            flush(&handle).unwrap();
+        }
+        remove_if(&handle, 601, later(), |first| first > 1);
+        let (first, last) = log.ends();
+        let first = first.unwrap();
+        assert_eq!(first == 1, is_kept, "{first} to {last}");
+        one.stop();
+        let handle = newcomer.lead();
+        assert_eq!(handle.reader().unwrap().tasks(0, 9).unwrap().len(), 1);
+        let again = block_on(handle.submit(vec![NewTask { key: Some("open".into()), ..task("again") }])).unwrap();
+        assert_eq!(again.reused.len(), 1, "its key is known: {again:?}");
+    }
+}
+
+#[test]
 fn data_of_another_log_or_of_a_server_that_was_alone_is_no_view() {
     let (log, [mut one]) = servers();
     submit(&one.lead(), "a").unwrap();
@@ -582,6 +652,106 @@ proptest! {
             server.follow();
             server.stop();
             prop_assert_eq!(&server.rows(), &truth.rows);
+        }
+    }
+}
+
+/// What is written while the log is cut again and again.
+#[derive(Debug, Clone)]
+enum Written {
+    /// So many tasks, each of a kind.
+    Tasks(u8, u8),
+    /// Something that came of a task so many before the last, or of none.
+    Result(u16, Outcome),
+    Status,
+    /// A task so many before the last is cancelled.
+    Cancel(u16),
+    /// Some of the chunks are removed, with what came of them. Whether those that stay are old.
+    Remove(u64, bool),
+    /// A server begins to follow.
+    Newcomer,
+}
+
+fn written() -> impl Strategy<Value = Vec<Written>> {
+    let outcome = prop_oneof![3 => Just(Outcome::Done), 2 => Just(Outcome::Failed), 1 => Just(Outcome::Revived)];
+    let written = prop_oneof![
+        8 => (0..6_u8, prop_oneof![4 => 1..5_u8, 1 => 50..200_u8]).prop_map(|(kind, count)| Written::Tasks(kind, count)),
+        8 => (prop_oneof![3 => 0..20_u16, 1 => 0..700_u16], outcome).prop_map(|(task, came)| Written::Result(task, came)),
+        2 => Just(Written::Status),
+        2 => (0..300_u16).prop_map(Written::Cancel),
+        3 => (any::<u64>(), any::<bool>()).prop_map(|(which, old)| Written::Remove(which, old)),
+        1 => Just(Written::Newcomer),
+    ];
+    vec(written, 1..120)
+}
+
+impl Written {
+    fn happens(&self, handle: &Handle) {
+        let last = handle.tail().positions().task;
+        match self {
+            Written::Tasks(kind, count) => {
+                let one = |n: u8| {
+                    let mut task = task(format!("{n}"));
+                    match kind {
+                        0 => task.key = Some(format!("{}", last % 50 + u64::from(n))),
+                        1 => (task.to, task.lane) = (Some(group()), Some(Name::new(NameOf::Lane, "l").unwrap())),
+                        2 => task.replace = Some(Box::new(Replace::new(&format!("{}", n % 3), None).unwrap())),
+                        3 => task.priority = Priority::Low,
+                        _ => {}
+                    }
+                    task
+                };
+                drop(block_on(handle.submit((0..*count).map(one).collect())).unwrap());
+            }
+            Written::Result(back, outcome) => {
+                let task = last.saturating_sub((*back).into());
+                handle.record(vec![NewResult { outcome: *outcome, ..done(task, "came") }]);
+            }
+            Written::Status => {
+                let status = NewStatus { client: "c".into(), msg: "m".into(), at: Time(5) };
+                block_on(handle.record_statuses(vec![status])).unwrap();
+            }
+            Written::Cancel(back) => {
+                block_on(handle.cancel(last.saturating_sub((*back).into()), Time(7))).unwrap();
+            }
+            Written::Remove(which, old) => {
+                handle.checkpoint(Checkpoint { groups: vec![state(last)], ..Checkpoint::default() });
+                flush(handle).unwrap();
+                let old = if *old { later() } else { Time(0) };
+                remove_if(handle, last, old, |first| which >> (first % 64) & 1 > 0);
+            }
+            Written::Newcomer => {}
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whoever_reads_the_log_from_its_cut_on_has_what_whoever_read_all_of_it_has(all in written()) {
+        let (log, [mut one]) = servers();
+        (one.patience, one.cuts_every) = (MUCH, 3);
+        one.try_to_lead(1);
+        let handle = one.leading().unwrap();
+        let mut others = vec![Server::new(&log)];
+        others[0].follow();
+        for written in &all {
+            written.happens(&handle);
+            others[0].follow();
+            if let Written::Newcomer = written && others.len() < 5 {
+                others.push(Server::new(&log));
+                others.last_mut().unwrap().follow();
+            }
+        }
+        flush(&handle).unwrap();
+        drop(handle);
+        one.stop();
+        others.push(Server::new(&log));
+        for other in &mut others {
+            other.follow();
+            other.stop();
+            prop_assert_eq!(other.unlike(&one), Vec::<String>::new(), "the log is {:?}", log.ends());
         }
     }
 }

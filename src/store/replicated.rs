@@ -15,8 +15,8 @@
 //!   the last to have begun a term cannot append anything, whatever its clock says.
 //! - A message of which nobody says whether it landed is sent again, with the same expectation. What stands in its place decides.
 //! - A record that is too long for one message goes in parts. It counts with the last one, and anything between them voids it.
-//! - From time to time the one who leads writes all that is kept beside tasks, results and statuses again, and cuts the log before the
-//!   oldest of these. Whoever had not read as far makes its view anew from what is left.
+//! - From time to time the one who leads writes all that is kept beside tasks, results and statuses again, with those tasks that are old and
+//!   still kept, and cuts the log before the oldest of the others. Whoever had not read as far makes its view anew from what is left.
 
 mod convert;
 mod import;
@@ -66,7 +66,7 @@ use super::{
     Backend, Batch, Keyed, MakeBackup, OpenReader, Positions, Recovered, Removal, Removed, Slot, Space, Sqlite,
     StoreError,
 };
-use crate::task::{GroupName, Outcome, Task, TaskId};
+use crate::task::{GroupName, Outcome, Task, TaskId, Time};
 
 /// So many messages can be cut off the log before that is done: the state that is written for it is a record of its own.
 const PURGE_EVERY: u64 = 10_000;
@@ -100,7 +100,7 @@ struct Pending {
 fn apply(view: &mut Sqlite, place: u64, kind: &Kind) -> Result<Option<Removed>, StoreError> {
     match kind {
         Kind::Batch(batch, appended) => view.commit_at(batch, appended, place)?,
-        Kind::State(state) => view.replace_state_at(state, place)?,
+        Kind::State(state, cut) => view.replace_state_at(state, cut.as_ref(), place)?,
         Kind::Removal(removal) => return view.remove_at(removal, place).map(Some),
         Kind::Lead(_) | Kind::Resign | Kind::Nothing | Kind::Part(_) | Kind::File(_) => view.pass(place)?,
     }
@@ -168,16 +168,13 @@ impl<L: Log> Replicated<L> {
         Ok(removed)
     }
 
-    /// Cuts off what is not needed, if that is much. What goes wrong is tried again with the next removal.
-    fn purge(&mut self) -> Result<(), StoreError> {
-        let (begin, first) = self.view.log_begin()?;
-        if begin < first.saturating_add(self.purge_every) {
-            return Ok(());
-        }
-        let state = self.view.state()?;
-        self.write(Kind::State(state))?;
-        if let Err(error) = self.log.purge(begin) {
-            ::log::warn!("the log of the cluster is not cut before message {begin}: {error}");
+    /// Cuts off what is not needed, if that is much. What came before `old` and is kept is said again.
+    fn purge(&mut self, old: Time) -> Result<(), StoreError> {
+        let Some(cut) = self.view.cut(old, self.purge_every)? else { return Ok(()) };
+        let (state, place) = (self.view.state()?, cut.place);
+        self.write(Kind::State(state, Some(cut)))?;
+        if let Err(error) = self.log.purge(place) {
+            ::log::warn!("the log of the cluster is not cut before message {place}: {error}");
         }
         Ok(())
     }
@@ -245,7 +242,9 @@ impl<L: Log> Backend for Replicated<L> {
 
     fn remove(&mut self, removal: &Removal) -> Result<Removed, StoreError> {
         let removed = self.write(Kind::Removal(removal.clone()))?.unwrap_or_default();
-        self.purge()?;
+        if !removed.more {
+            self.purge(removal.before)?;
+        }
         Ok(removed)
     }
 

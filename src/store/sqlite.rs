@@ -19,6 +19,7 @@ use crate::task::{GroupName, NewTask, Outcome, Task, TaskId};
 mod appended;
 mod backup;
 mod chunks;
+mod cut;
 mod moving;
 mod reader;
 mod removal;
@@ -32,6 +33,7 @@ mod view;
 pub use appended::Appended;
 pub(super) use appended::Beside;
 use appended::append;
+pub use cut::{Cut, Rows};
 use reader::SqliteReader;
 pub(super) use results::ResultRow;
 use rows::{client_columns, dialled_columns, drain_columns, group_columns, open_columns, status_columns};
@@ -78,6 +80,8 @@ pub struct Sqlite {
     path: Arc<Path>,
     /// It can be made anew from a log, so that no commit waits for the disk.
     is_view: bool,
+    /// See [`view::NOTED`].
+    noted: u64,
     _lock: File,
 }
 
@@ -96,7 +100,7 @@ impl Sqlite {
         let mut conn = connect(&path, OpenFlags::SQLITE_OPEN_CREATE, BUSY_AT_START)?;
         close_to_others(dir);
         moving::move_rows(&mut conn, &path)?;
-        let sqlite = Sqlite { conn, path, is_view, _lock: lock };
+        let sqlite = Sqlite { conn, path, is_view, noted: view::NOTED, _lock: lock };
         sqlite.prepare_view()?;
         Ok(sqlite)
     }
@@ -384,7 +388,7 @@ impl Backend for Sqlite {
     }
 
     fn close(self: Box<Self>) -> Result<(), StoreError> {
-        let Sqlite { conn, path, is_view: _, _lock } = *self;
+        let Sqlite { conn, path, is_view: _, noted: _, _lock } = *self;
         // A reader that is in the middle of something leaves the rest of it to the next start.
         conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(explain(&path))?;
         conn.close().map_err(|(_, error)| explain(&path)(error))

@@ -11,6 +11,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use protobuf::MessageField;
+use rusqlite::types::Value;
 
 use super::record::some;
 use crate::attachment::{Attachment, Headers};
@@ -22,14 +23,15 @@ use crate::schedule::Schedule;
 use crate::store::chunk::block_of;
 use crate::store::sqlite::{Beside, ResultRow, SlotTaken, TaskRow};
 use crate::store::{
-    Appended, Batch, Dialled, Drain, GroupState, KnownClient, LanePlace, OpenRows, OpenTask, Positions, Removal, Slot,
-    WaitingLane,
+    Appended, Batch, Cut, Dialled, Drain, GroupState, KnownClient, LanePlace, OpenRows, OpenTask, Positions, Removal,
+    Rows, Slot, WaitingLane,
 };
 use crate::task::{
     Audience, GroupName, Made, Name, NameOf, NewResult, NewStatus, NewTask, Outcome, Priority, Quiet, Replace, Status,
     Submitter, Task, TaskId, TaskResult, Time, TimeLimit,
 };
 use crate::wire::log as pb;
+use crate::wire::log::value::Kind as PbValue;
 
 /// What cannot be read, in a few words.
 type Read<T> = Result<T, String>;
@@ -168,6 +170,48 @@ pub(super) fn read_batch(batch: pb::Batch) -> Read<(Batch, Appended)> {
         positions: Positions { task: positions.task, result: positions.result, status: positions.status },
     };
     Ok((read, appended))
+}
+
+pub(super) fn cut(cut: &Cut) -> io::Result<pb::Cut> {
+    let Cut { place, block, rows } = cut;
+    let rows = rows.iter().map(of_table).collect::<io::Result<_>>()?;
+    Ok(pb::Cut { place: *place, block: *block, rows, ..pb::Cut::new() })
+}
+
+pub(super) fn read_cut(cut: pb::Cut) -> Read<Cut> {
+    let pb::Cut { place, block, rows, .. } = cut;
+    Ok(Cut { place, block, rows: rows.into_iter().map(read_of_table).collect::<Read<_>>()? })
+}
+
+fn of_table(of_table: &Rows) -> io::Result<pb::Rows> {
+    let Rows { table, columns, rows } = of_table;
+    let value = |value: &Value| {
+        let kind = match value {
+            Value::Null => None,
+            Value::Integer(number) => Some(PbValue::Integer(*number)),
+            Value::Text(text) => Some(PbValue::Text(text.clone())),
+            Value::Blob(bytes) => Some(PbValue::Bytes(bytes.clone())),
+            Value::Real(_) => return Err(io::Error::other(format!("a number that is not whole in {table}"))),
+        };
+        Ok(pb::Value { kind, ..pb::Value::new() })
+    };
+    let row =
+        |row: &Vec<Value>| Ok(pb::Row { values: row.iter().map(value).collect::<io::Result<_>>()?, ..pb::Row::new() });
+    let rows = rows.iter().map(row).collect::<io::Result<_>>()?;
+    Ok(pb::Rows { table: table.clone(), columns: columns.clone(), rows, ..pb::Rows::new() })
+}
+
+fn read_of_table(rows: pb::Rows) -> Read<Rows> {
+    let value = |value: pb::Value| match value.kind {
+        None => Value::Null,
+        Some(PbValue::Integer(number)) => Value::Integer(number),
+        Some(PbValue::Text(text)) => Value::Text(text),
+        Some(PbValue::Bytes(bytes)) => Value::Blob(bytes),
+    };
+    let pb::Rows { table, columns, rows, .. } = rows;
+    let rows = rows.into_iter().map(|row| row.values.into_iter().map(value).collect()).collect();
+    let read = Rows { table, columns, rows };
+    read.check().map(|()| read)
 }
 
 /// Whether these are of a chunk that the store could have.

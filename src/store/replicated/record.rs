@@ -7,12 +7,12 @@ use protobuf::MessageField;
 
 use super::convert;
 use crate::codec::{self, Unreadable};
-use crate::store::{Appended, Batch, GroupState, Removal};
+use crate::store::{Appended, Batch, Cut, GroupState, Removal};
 use crate::wire::log as pb;
 use crate::wire::log::record::Kind as PbKind;
 
 /// The newest version of records that is read.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Most bytes in one message of the log: NATS takes up to 1 MiB with its headers, unless it is set otherwise.
 pub const LONGEST_MESSAGE: usize = 900_000;
@@ -41,8 +41,8 @@ pub enum Kind {
     Batch(Batch, Appended),
     /// What one transaction removes.
     Removal(Removal),
-    /// All that is kept beside tasks, results and statuses, in the place of what there was.
-    State(Batch),
+    /// All that is kept beside tasks, results and statuses, in the place of what there was; and what was said of the log before a cut.
+    State(Batch, Option<Cut>),
     /// A term begins; who leads in it.
     Lead(String),
     /// The term is over.
@@ -61,7 +61,9 @@ impl Kind {
         match self {
             Kind::File(_) => 2,
             Kind::Batch(batch, appended) => version_of(batch, appended),
-            Kind::State(batch) => version_of(batch, &Appended::default()),
+            // A server that reads the log from the cut on would leave them out.
+            Kind::State(_, Some(cut)) if !cut.rows.is_empty() => 4,
+            Kind::State(batch, _) => version_of(batch, &Appended::default()),
             _ => 1,
         }
     }
@@ -133,7 +135,11 @@ impl From<Unreadable> for RecordError {
 /// The messages of a record, of which most have one. `number` is that of the last message before them, and becomes that of the last
 /// of them.
 pub(super) fn messages(term: u64, number: &mut u64, kind: &Kind) -> io::Result<Vec<Vec<u8>>> {
-    messages_of(term, number, kind.version(), kind_to_pb(kind)?)
+    let cut = match kind {
+        Kind::State(_, Some(cut)) => Some(convert::cut(cut)?),
+        _ => None,
+    };
+    messages_of(term, number, kind.version(), kind_to_pb(kind)?, cut)
 }
 
 /// Those of a [`Kind::Batch`].
@@ -143,16 +149,23 @@ pub(super) fn batch_messages(
     batch: &Batch,
     appended: &Appended,
 ) -> io::Result<Vec<Vec<u8>>> {
-    messages_of(term, number, version_of(batch, appended), PbKind::Batch(convert::batch(batch, appended)?))
+    messages_of(term, number, version_of(batch, appended), PbKind::Batch(convert::batch(batch, appended)?), None)
 }
 
-fn messages_of(term: u64, number: &mut u64, version: u32, kind: PbKind) -> io::Result<Vec<Vec<u8>>> {
-    let mut message = |kind| {
+fn messages_of(
+    term: u64,
+    number: &mut u64,
+    version: u32,
+    kind: PbKind,
+    cut: Option<pb::Cut>,
+) -> io::Result<Vec<Vec<u8>>> {
+    let mut message = |kind, cut: Option<pb::Cut>| {
         *number += 1;
-        let record = pb::Record { version, term, number: *number, kind: Some(kind), ..pb::Record::new() };
+        let (kind, cut) = (Some(kind), cut.into());
+        let record = pb::Record { version, term, number: *number, kind, cut, ..pb::Record::new() };
         record.write_to_bytes().map_err(io::Error::other)
     };
-    let whole = message(kind)?;
+    let whole = message(kind, cut)?;
     if whole.len() <= LONGEST_MESSAGE {
         return Ok(vec![whole]);
     }
@@ -165,7 +178,7 @@ fn messages_of(term: u64, number: &mut u64, version: u32, kind: PbKind) -> io::R
         bytes: bytes.to_vec(),
         ..pb::Part::new()
     };
-    parts.enumerate().map(|part_of| message(PbKind::Part(part(part_of)))).collect()
+    parts.enumerate().map(|part_of| message(PbKind::Part(part(part_of)), None)).collect()
 }
 
 /// Whether a schedule is in it; or a group that has limits, or tasks that wait in lanes.
@@ -178,7 +191,7 @@ fn has_policies(batch: &Batch) -> bool {
 fn kind_to_pb(kind: &Kind) -> io::Result<PbKind> {
     Ok(match kind {
         Kind::Batch(batch, appended) => PbKind::Batch(convert::batch(batch, appended)?),
-        Kind::State(batch) => PbKind::State(convert::batch(batch, &Appended::default())?),
+        Kind::State(batch, _) => PbKind::State(convert::batch(batch, &Appended::default())?),
         Kind::Removal(removal) => PbKind::Removal(convert::removal(removal)),
         Kind::Lead(server) => PbKind::Lead(pb::Lead { server: server.clone(), ..pb::Lead::new() }),
         Kind::Resign => PbKind::Resign(pb::Resign::new()),
@@ -208,7 +221,10 @@ impl Record {
                 let (batch, appended) = convert::read_batch(batch).map_err(strange)?;
                 Kind::Batch(batch, appended)
             }
-            Some(PbKind::State(batch)) => Kind::State(convert::read_batch(batch).map_err(strange)?.0),
+            Some(PbKind::State(batch)) => {
+                let cut = record.cut.0.map(|cut| convert::read_cut(*cut)).transpose().map_err(strange)?;
+                Kind::State(convert::read_batch(batch).map_err(strange)?.0, cut)
+            }
             Some(PbKind::Removal(removal)) => Kind::Removal(convert::read_removal(removal)),
             Some(PbKind::Lead(lead)) => Kind::Lead(lead.server),
             Some(PbKind::Resign(_)) => Kind::Resign,
@@ -284,6 +300,7 @@ mod tests {
     use std::sync::Arc;
 
     use proptest::sample::select;
+    use rusqlite::types::Value;
 
     use super::*;
     use crate::attachment::{Attachment, Headers};
@@ -292,7 +309,8 @@ mod tests {
     use crate::run::{self, Run, TargetState};
     use crate::schedule::{self, Schedule};
     use crate::store::{
-        Backend as _, Dialled, Drain, GroupState, KnownClient, LanePlace, OpenTask, Positions, Sqlite, WaitingLane,
+        Backend as _, Dialled, Drain, GroupState, KnownClient, LanePlace, OpenTask, Positions, Rows, Sqlite,
+        WaitingLane,
     };
     use crate::task::{
         Audience, Made, Name, NameOf, NewResult, NewStatus, NewTask, Outcome, Priority, Quiet, Replace, Status,
@@ -471,7 +489,8 @@ mod tests {
             of_batch(full()),
             of_batch(several()),
             of_batch(Batch::default()),
-            Kind::State(of(full()).0),
+            Kind::State(of(full()).0, None),
+            Kind::State(of(full()).0, Some(cut())),
             Kind::Removal(removal),
             Kind::Lead("web-1".into()),
             Kind::Resign,
@@ -479,6 +498,13 @@ mod tests {
             Kind::Part(Part { place: 1, count: 2, bytes: vec![0, 255] }),
             Kind::File(FilePart { offset: 3, size: 5, bytes: vec![0, 255] }),
         ]
+    }
+
+    fn cut() -> Cut {
+        let of_result = vec![Value::Integer(-7), Value::Text("任务".into()), Value::Blob(vec![0, 255]), Value::Null];
+        let columns = ["first", "head", "texts", "segment"].map(str::to_owned).to_vec();
+        let rows = Rows { table: "result_chunks".into(), columns, rows: vec![of_result] };
+        Cut { place: 7, block: -1, rows: vec![rows] }
     }
 
     fn one_message(kind: &Kind) -> Vec<u8> {
@@ -506,6 +532,22 @@ mod tests {
     #[test]
     fn what_is_written_is_what_this_version_has() {
         assert_eq!(one_message(&of_batch(several())), include_bytes!("../../../tests/fixtures/log-3.bin"));
+        let state = Batch { positions: several().positions, ..Batch::default() };
+        let cut = one_message(&Kind::State(state, Some(cut())));
+        assert_eq!(cut, include_bytes!("../../../tests/fixtures/log-4.bin"));
+    }
+
+    #[test]
+    fn rows_before_a_cut_that_the_store_could_not_have_are_refused() {
+        let refused = |change: fn(&mut Rows)| {
+            let mut cut = cut();
+            change(&mut cut.rows[0]);
+            let record = Record::read(&one_message(&Kind::State(of(full()).0, Some(cut))));
+            assert!(matches!(record, Err(RecordError::Strange(_))), "{record:?}");
+        };
+        refused(|rows| rows.table = "meta".into());
+        refused(|rows| rows.columns[0] = "first) VALUES (1); --".into());
+        refused(|rows| drop(rows.rows[0].pop()));
     }
 
     #[test]
@@ -599,7 +641,7 @@ mod tests {
     fn a_record_of_a_later_version_is_refused_with_what_to_do() {
         let later = pb::Record { version: VERSION + 1, ..pb::Record::new() };
         let error = Record::read(&later.write_to_bytes().unwrap()).unwrap_err();
-        assert!(matches!(error, RecordError::Newer { found: 4, known: 3 }), "{error}");
+        assert!(matches!(error, RecordError::Newer { found: 5, known: 4 }), "{error}");
         assert!(error.to_string().contains("run the version of Contact"), "{error}");
         for bytes in [&b""[..], b"hello", &pb::Record { version: 1, ..pb::Record::new() }.write_to_bytes().unwrap()] {
             assert!(matches!(Record::read(bytes), Err(RecordError::Strange(_))), "{bytes:?}");

@@ -143,6 +143,13 @@ impl<L: Log> Standby<L> {
         Standby { patience, ..self }
     }
 
+    /// The log can be cut at each so many messages of those that are applied from now on. At least 1.
+    #[must_use]
+    pub fn with_cuts_every(mut self, messages: u64) -> Standby<L> {
+        self.view.note_every(messages);
+        self
+    }
+
     /// Reads what came, waiting up to `wait` for it, and applies it.
     pub fn follow(&mut self, wait: Duration) -> Result<News, FollowError> {
         let messages = self.log.read(self.read, wait)?;

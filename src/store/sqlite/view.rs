@@ -8,12 +8,14 @@ use std::sync::Arc;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Transaction, TransactionBehavior};
 
 use super::{
-    Appended, BUSY_AT_START, Beside, Sqlite, connect, explain, int, meta, moving, private, runs, schedules, write_batch,
+    Appended, BUSY_AT_START, Beside, Cut, Sqlite, connect, cut, explain, int, meta, moving, private, runs, schedules,
+    write_batch,
 };
 use crate::store::{Backend as _, Batch, Positions, Recovered, Removal, Removed, StoreError};
+use crate::task::Time;
 
 /// Every so many messages of the log, where they begin is noted, and up to which tasks, results and statuses those before them go.
-const NOTED: u64 = 100;
+pub(super) const NOTED: u64 = 100;
 
 /// What was written, and is there only once it is committed.
 pub(in crate::store) struct Written<'a> {
@@ -37,13 +39,6 @@ const PLACES: &str = "CREATE TABLE IF NOT EXISTS log_places (
     result INTEGER NOT NULL,
     status INTEGER NOT NULL
 ) STRICT";
-
-/// The newest place before which nothing stands that is kept. Of results that are still to be replayed, the groups do not know yet.
-const BEGIN: &str = "SELECT max(place) FROM log_places WHERE
-    task   < coalesce((SELECT min(first) FROM task_chunks), 1 + (SELECT value FROM meta WHERE name = 'last_task')) AND
-    result < coalesce((SELECT min(first) FROM result_chunks), 1 + (SELECT value FROM meta WHERE name = 'last_result')) AND
-    result <= (SELECT value FROM meta WHERE name = 'mark') AND
-    status < coalesce((SELECT min(seq) FROM statuses), 1 + (SELECT value FROM meta WHERE name = 'last_status'))";
 
 impl Sqlite {
     /// Opens the database in the folder `dir` as a view. A crash of the machine may take what was written last, with the place up to
@@ -130,6 +125,11 @@ impl Sqlite {
         self.prepare_view()
     }
 
+    /// Notes where messages begin more often, or less.
+    pub(in crate::store) fn note_every(&mut self, messages: u64) {
+        self.noted = messages;
+    }
+
     /// Up to where the log was applied.
     pub(in crate::store) fn log_place(&self) -> Result<u64, StoreError> {
         log_place(&self.conn).map_err(explain(&self.path))
@@ -177,7 +177,7 @@ impl Sqlite {
         place: u64,
     ) -> Result<Written<'_>, StoreError> {
         let write = |change: &Transaction<'_>| {
-            note_place(change)?;
+            note_place(change, self.noted)?;
             write_batch(change, batch, &appended.beside, |change| appended.write(change))?;
             write_place(change, place)
         };
@@ -214,32 +214,27 @@ impl Sqlite {
         })
     }
 
-    /// Puts what [`state`](Sqlite::state) said in the place of what there is.
-    pub(in crate::store) fn replace_state_at(&mut self, state: &Batch, place: u64) -> Result<(), StoreError> {
+    /// Puts what [`state`](Sqlite::state) said in the place of what there is, and what was said of the log before a cut.
+    pub(in crate::store) fn replace_state_at(
+        &mut self,
+        state: &Batch,
+        cut: Option<&Cut>,
+        place: u64,
+    ) -> Result<(), StoreError> {
         self.write(|change| {
             for table in STATE {
                 change.execute(&format!("DELETE FROM {table}"), [])?;
             }
             write_batch(change, state, &Beside::default(), |_| Ok(()))?;
-            change.execute("DELETE FROM log_places WHERE place < ?", [begin(change)?])?;
+            cut.map_or(Ok(()), |cut| cut.write(change))?;
             write_place(change, place)
         })
     }
 
-    /// From where on the log has all that is kept, if it has a [`state`](Sqlite::state) behind that; and from where on it has it as of the
-    /// last such state.
-    pub(in crate::store) fn log_begin(&self) -> Result<(u64, u64), StoreError> {
-        let first = "SELECT coalesce(min(place), 0) FROM log_places";
-        let read = || {
-            let first = self.conn.query_row(first, [], |row| row.get::<_, i64>(0))?;
-            Ok((begin(&self.conn)? as u64, first as u64))
-        };
-        read().map_err(explain(&self.path))
+    /// Where the log can be cut, if so many messages of it go then. What came before `old` does not keep it, unless it is much.
+    pub(in crate::store) fn cut(&self, old: Time, messages: u64) -> Result<Option<Cut>, StoreError> {
+        cut::find(&self.conn, old, messages).map_err(explain(&self.path))
     }
-}
-
-fn begin(conn: &Connection) -> rusqlite::Result<i64> {
-    Ok(conn.query_row(BEGIN, [], |row| row.get::<_, Option<i64>>(0))?.unwrap_or(0))
 }
 
 fn log_place(conn: &Connection) -> rusqlite::Result<u64> {
@@ -252,12 +247,12 @@ fn write_place(change: &Transaction<'_>, place: u64) -> rusqlite::Result<()> {
 }
 
 /// Notes where the record begins that is applied now, if it is time for that.
-fn note_place(change: &Transaction<'_>) -> rusqlite::Result<()> {
+fn note_place(change: &Transaction<'_>, noted: u64) -> rusqlite::Result<()> {
     let next = log_place(change)? + 1;
     let last = change
         .prepare_cached("SELECT coalesce(max(place), 0) FROM log_places")?
         .query_row([], |row| row.get::<_, i64>(0))?;
-    if next < last as u64 + NOTED && last > 0 {
+    if next < last as u64 + noted && last > 0 {
         return Ok(());
     }
     let mut note = change.prepare_cached(

@@ -1,0 +1,174 @@
+//! Where a log can be cut of which this database is a view, and what of the part before must be said again.
+
+use rusqlite::types::Value;
+use rusqlite::{Connection, ToSql, Transaction, params, params_from_iter};
+
+use super::chunks::Chunk as _;
+use super::int;
+use super::tasks::{self, TaskChunk};
+use crate::store::Slot;
+use crate::store::chunk::block_of;
+use crate::task::{TaskId, Time};
+
+/// Most bytes of tasks and results that are said again. More of what is old keeps the log before it.
+const MOST: u64 = 16 << 20;
+/// Of which a message has at least so many: what is said again is less than what is cut off.
+const OF_A_MESSAGE: u64 = 256;
+
+/// A place before which a log can be cut, if this stands behind it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cut {
+    /// The first message that stays.
+    pub place: u64,
+    /// All tasks up to this block of ids are in the rows, with what came of them; no other that is kept stands before the cut.
+    pub block: i64,
+    /// What is kept of these.
+    pub rows: Vec<Rows>,
+}
+
+/// Some rows of a table, as they stand there.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rows {
+    /// Its name.
+    pub table: String,
+    /// The names of its columns.
+    pub columns: Vec<String>,
+    /// The rows, each with a value for each column.
+    pub rows: Vec<Vec<Value>>,
+}
+
+/// Tables of tasks up to a block (?1), and of what came of them.
+const OF_BLOCKS: [(&str, &str); 4] = [
+    ("task_chunks", "first < (?1 + 1) << 8"),
+    ("changes", "task_id < (?1 + 1) << 8"),
+    ("dead", "task_id BETWEEN 1 AND (?1 << 8) + 255"),
+    ("result_chunks", "block BETWEEN 0 AND ?1"),
+];
+/// Those by which these tasks are found.
+const BESIDE: [(&str, &str); 3] = [
+    ("lanes", "lane = ? AND target = ? AND priority = ? AND first = ?"),
+    ("keys", "key = ? AND task_id = ?"),
+    ("slots", "key = ? AND address = ? AND task_id = ?"),
+];
+
+/// The newest place before which no task stands from one on (?2), no result of tasks behind a block (?1), and nothing else that is kept. Of
+/// results that are still to be replayed, the groups do not know yet.
+const PLACE: &str = "SELECT coalesce(max(place), 0) FROM log_places WHERE
+    task   < ?2 AND
+    result < coalesce((SELECT first FROM result_chunks WHERE NOT block BETWEEN 0 AND ?1 ORDER BY first LIMIT 1),
+        1 + (SELECT value FROM meta WHERE name = 'last_result')) AND
+    result <= (SELECT value FROM meta WHERE name = 'mark') AND
+    status < coalesce((SELECT min(seq) FROM statuses), 1 + (SELECT value FROM meta WHERE name = 'last_status'))";
+
+const SIZE: &str = "SELECT
+    (SELECT coalesce(sum(octet_length(head) + octet_length(texts)), 0) FROM task_chunks WHERE first < (?1 + 1) << 8) +
+    (SELECT coalesce(sum(octet_length(head) + octet_length(texts)), 0) FROM result_chunks WHERE block BETWEEN 0 AND ?1)";
+
+/// The first task that came at a time or later.
+const FIRST: &str = "SELECT coalesce((SELECT first FROM task_chunks WHERE newest >= ? ORDER BY first LIMIT 1),
+    1 + (SELECT value FROM meta WHERE name = 'last_task'))";
+
+/// Finds a cut by which at least so many messages go. What came before `old` is said again, if it is not too much.
+pub(super) fn find(conn: &Connection, old: Time, enough: u64) -> rusqlite::Result<Option<Cut>> {
+    let number =
+        |sql: &str, params: &[&dyn ToSql]| conn.prepare_cached(sql)?.query_row(params, |row| row.get::<_, i64>(0));
+    let begin = number("SELECT coalesce(min(place), 0) FROM log_places", &[])? as u64;
+    let [young, oldest] = [old.0, i64::MIN].map(|since| number(FIRST, &[&since]));
+    let (young, oldest) = (block_of(young? as TaskId), oldest?);
+    let first_of = |block: i64| block << 8;
+    // The last one, of which nothing is said again but strays, is for blocks of which that is much: whoever reads the log from there on may keep
+    // something of one that is removed, as long as others of its block are kept.
+    let cuts = [(young, first_of(young + 1)), (young - 1, first_of(young)), (block_of(oldest as TaskId) - 1, oldest)];
+    for (block, before) in cuts {
+        let place = number(PLACE, &[&block, &before])? as u64;
+        let gone = place.saturating_sub(begin);
+        if gone < enough.max(1) {
+            continue;
+        }
+        let size = number(SIZE, &[&block])? as u64;
+        if size <= MOST {
+            let pays = size <= gone.saturating_mul(OF_A_MESSAGE);
+            return pays.then(|| Ok(Cut { place, block, rows: rows(conn, block)? })).transpose();
+        }
+    }
+    Ok(None)
+}
+
+fn rows(conn: &Connection, block: i64) -> rusqlite::Result<Vec<Rows>> {
+    let mut all = Vec::new();
+    for (table, which) in OF_BLOCKS {
+        let mut of_table = Rows { table: table.to_owned(), columns: Vec::new(), rows: Vec::new() };
+        of_table.read(conn, which, &[&block])?;
+        all.push(of_table);
+    }
+    let [mut lanes, mut keys, mut slots] =
+        BESIDE.map(|(table, _)| Rows { table: table.to_owned(), columns: Vec::new(), rows: Vec::new() });
+    let [of_lane, of_key, of_slot] = BESIDE.map(|(_, which)| which);
+    let mut select = conn.prepare_cached(tasks::BEFORE)?;
+    for chunk in select.query_map([(block + 1) << 8], TaskChunk::read)? {
+        let chunk = chunk?;
+        let (names, target, priority) = chunk.lanes();
+        for lane in names {
+            lanes.read(conn, of_lane, params![lane, target, priority, int(chunk.position(0))])?;
+        }
+        for (key, task) in chunk.keys() {
+            keys.read(conn, of_key, params![key, int(task)])?;
+        }
+        for task in chunk.replacing() {
+            let task = task?;
+            if let Some(slot) = Slot::of(&task.spec) {
+                slots.read(conn, of_slot, params![slot.key, slot.address, int(task.id)])?;
+            }
+        }
+    }
+    all.extend([lanes, keys, slots]);
+    all.retain(|table| !table.rows.is_empty());
+    Ok(all)
+}
+
+impl Rows {
+    fn read(&mut self, conn: &Connection, which: &str, params: &[&dyn ToSql]) -> rusqlite::Result<()> {
+        let mut select = conn.prepare_cached(&format!("SELECT * FROM {} WHERE {which}", self.table))?;
+        self.columns = select.column_names().map(str::to_owned).collect();
+        let columns = self.columns.len();
+        let rows = select.query_map(params, |row| (0..columns).map(|at| row.get(at)).collect())?;
+        for row in rows {
+            self.rows.push(row?);
+        }
+        Ok(())
+    }
+
+    /// Whether they may be rows of a table that is cut.
+    pub(in crate::store) fn check(&self) -> Result<(), String> {
+        let Rows { table, columns, rows } = self;
+        if !OF_BLOCKS.iter().chain(&BESIDE).any(|(name, _)| name == table) {
+            return Err(format!("rows of a table {table:?}"));
+        }
+        let is_name =
+            |name: &String| !name.is_empty() && name.bytes().all(|byte| byte == b'_' || byte.is_ascii_lowercase());
+        if columns.iter().all(is_name) && rows.iter().all(|row| row.len() == columns.len()) {
+            return Ok(());
+        }
+        Err(format!("rows of {table} that make no sense"))
+    }
+
+    fn write(&self, change: &Transaction<'_>) -> rusqlite::Result<()> {
+        let Rows { table, columns, rows } = self;
+        let columns = columns.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>();
+        let (columns, values) = (columns.join(", "), vec!["?"; columns.len()].join(", "));
+        let mut put = change.prepare_cached(&format!("REPLACE INTO {table} ({columns}) VALUES ({values})"))?;
+        rows.iter().try_for_each(|row| put.execute(params_from_iter(row)).map(drop))
+    }
+}
+
+impl Cut {
+    /// Puts the rows in the place of what there is. That is the same where all of the log was read. Where it was read from the cut on, what stood before
+    /// is missing, and what came of tasks is there whose removal was not understood, since they were not.
+    pub(super) fn write(&self, change: &Transaction<'_>) -> rusqlite::Result<()> {
+        for (table, which) in OF_BLOCKS {
+            change.execute(&format!("DELETE FROM {table} WHERE {which}"), [self.block])?;
+        }
+        self.rows.iter().try_for_each(|rows| rows.write(change))?;
+        change.execute("DELETE FROM log_places WHERE place < ?", [int(self.place)]).map(drop)
+    }
+}

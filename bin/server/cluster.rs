@@ -20,7 +20,7 @@ pub(crate) struct ClusterArgs {
     /// Be one of several servers, of which one leads: what they write goes through a stream of these NATS servers (2.14 or later, with
     /// JetStream), nats:// or tls:// URLs with commas between them. With --cluster and --advertise
     #[arg(long, value_name = "URL[,URL...]")]
-    nats: Option<NatsUrls>,
+    nats: Option<String>,
     /// The name of the cluster: all its servers have the same, and no other servers at these NATS servers. It names the stream
     #[arg(long, value_name = "NAME")]
     cluster: Option<ClusterName>,
@@ -89,7 +89,8 @@ impl ClusterArgs {
         let tls = DialTls::of(self.cluster_ca.clone(), None, None)
             .map_err(|why| anyhow::anyhow!("{}", why.replace("--tls-", "--cluster-")))?;
         let log = JetStreamConfig {
-            urls: urls.clone(),
+            // Not by clap, which would show what may have a password in it.
+            urls: urls.parse::<NatsUrls>().map_err(|why| anyhow::anyhow!("--nats {why}"))?,
             cluster: cluster.clone(),
             credentials: self.nats_credentials.clone(),
             ca: self.nats_ca.clone(),

@@ -66,7 +66,7 @@ use super::{
     Backend, Batch, Keyed, MakeBackup, OpenReader, Positions, Recovered, Removal, Removed, Slot, Space, Sqlite,
     StoreError,
 };
-use crate::task::{GroupName, Outcome, Task, TaskId, Time};
+use crate::task::{GroupName, Outcome, Task, TaskId};
 
 /// So many messages can be cut off the log before that is done: the state that is written for it is a record of its own.
 const PURGE_EVERY: u64 = 10_000;
@@ -168,9 +168,9 @@ impl<L: Log> Replicated<L> {
         Ok(removed)
     }
 
-    /// Cuts off what is not needed, if that is much. What came before `old` and is kept is said again.
-    fn purge(&mut self, old: Time) -> Result<(), StoreError> {
-        let Some(cut) = self.view.cut(old, self.purge_every)? else { return Ok(()) };
+    /// Cuts off what is not needed, if that is much. What is kept though it is old, as a removal sees it, is said again.
+    fn purge(&mut self, removal: &Removal) -> Result<(), StoreError> {
+        let Some(cut) = self.view.cut(removal.before, removal.now, self.purge_every)? else { return Ok(()) };
         let (state, place) = (self.view.state()?, cut.place);
         self.write(Kind::State(state, Some(cut)))?;
         if let Err(error) = self.log.purge(place) {
@@ -243,7 +243,7 @@ impl<L: Log> Backend for Replicated<L> {
     fn remove(&mut self, removal: &Removal) -> Result<Removed, StoreError> {
         let removed = self.write(Kind::Removal(removal.clone()))?.unwrap_or_default();
         if !removed.more {
-            self.purge(removal.before)?;
+            self.purge(removal)?;
         }
         Ok(removed)
     }

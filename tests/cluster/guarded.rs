@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use data_encoding::BASE64URL_NOPAD;
 use nkeys::KeyPair;
 use serde_json::{Value, json};
 
-use super::members::Member;
+use super::members::{Member, PROGRAM};
 use super::nats::Nats;
 use crate::common::authority::Authority;
 
@@ -106,4 +107,13 @@ fn nats_servers_are_asked_for_their_certificates_and_shown_who_the_server_is() {
         assert!(!refused.program.ended().success());
         assert!(refused.program.err.so_far().iter().any(|line| line.contains(why)), "{why}");
     }
+}
+
+#[test]
+fn what_is_wrong_with_the_urls_of_nats_is_said_without_a_password() {
+    let of_cluster = ["--cluster", "c", "--advertise", "a:1", "--nats", "nats://ann:secret@a:x"];
+    let output = Command::new(PROGRAM).args(of_cluster).output().unwrap();
+    let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    assert!(!output.status.success());
+    assert!(said.contains("--nats must be nats://HOST:PORT") && !said.contains("secret"), "{said}");
 }

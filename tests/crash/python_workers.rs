@@ -11,7 +11,7 @@ use contact::wire::contact as pb;
 use serde_json::Value;
 
 use super::QUEUE;
-use super::witness::Witness;
+use super::witness::{Opened, Witness};
 use super::workers::Worker;
 use crate::python::Package;
 
@@ -68,7 +68,11 @@ fn note(witness: &Witness, group: &str, line: &str, life: u64) {
     if said.get("given").is_some() {
         let (id, task) = (number("given"), text("text"));
         let (spent, timeout_ms) = (small("spent"), small("timeout_ms"));
-        witness.deliver(group, &pb::ServerMsg { id, attempt, spent, task, timeout_ms, ..Default::default() }, life);
+        witness.deliver(
+            group,
+            &pb::ServerMsg { id, attempt, spent, task, timeout_ms, ..Default::default() },
+            Opened { life, at: 0 },
+        );
         return;
     }
     let outcomes = ["DONE", "RETRY", "FAILED"];

@@ -32,7 +32,16 @@ pub struct Delivered {
     pub timeout_ms: u32,
     /// The server's life in which the stream was opened, or an earlier one.
     pub life: u64,
+    /// A moment before the stream was opened.
+    pub opened: u64,
     /// When, in the order of all that the parties saw.
+    pub at: u64,
+}
+
+/// When a stream was opened, or before: in which of the server's lives, and when in the order of all that the parties saw.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Opened {
+    pub life: u64,
     pub at: u64,
 }
 
@@ -176,10 +185,15 @@ impl Witness {
         self.order.fetch_add(1, Ordering::SeqCst)
     }
 
-    pub fn deliver(&self, group: &str, task: &pb::ServerMsg, life: u64) {
+    /// To be called before a stream is opened.
+    pub fn opens(&self) -> Opened {
+        Opened { life: self.life(), at: self.next_place() }
+    }
+
+    pub fn deliver(&self, group: &str, task: &pb::ServerMsg, Opened { life, at: opened }: Opened) {
         let (group, text, at) = (group.into(), task.task.clone(), self.next_place());
         let &pb::ServerMsg { id, attempt, spent, timeout_ms, .. } = task;
-        let delivered = Delivered { group, id, text, attempt, spent, timeout_ms, life, at };
+        let delivered = Delivered { group, id, text, attempt, spent, timeout_ms, life, opened, at };
         self.delivered.lock().unwrap().push(delivered);
     }
 

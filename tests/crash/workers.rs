@@ -12,7 +12,7 @@ use futures::executor::block_on;
 use futures::{SinkExt, StreamExt};
 use grpcio::{CallOption, MetadataBuilder, WriteFlags};
 
-use super::witness::Witness;
+use super::witness::{Opened, Witness};
 use super::{BROADCAST, CAREFUL, QUEUE};
 
 /// How a worker is.
@@ -121,7 +121,11 @@ fn of_the_library(witness: &Arc<Witness>, id: &str, group: &str, nature: Nature)
         // In which life it was sent is not known to a handler: the first is always right.
         let (id, attempt, text) = (task.id, task.attempt, task.text.clone());
         let timeout_ms = task.time_limit.map_or(0, |limit| limit.lasts.as_millis() as u32);
-        witness.deliver(&group, &pb::ServerMsg { id, attempt, task: text, timeout_ms, ..Default::default() }, 0);
+        witness.deliver(
+            &group,
+            &pb::ServerMsg { id, attempt, task: text, timeout_ms, ..Default::default() },
+            Opened::default(),
+        );
         if nature == Nature::Slow && task.id % 50 == 0 {
             thread::sleep(Duration::from_millis(1200));
         }
@@ -165,25 +169,25 @@ struct Exact {
 impl Exact {
     fn run(mut self) {
         while self.witness.is_working() {
-            let life = self.witness.life();
+            let opened = self.witness.opens();
             let channel = self.witness.connect(&self.witness.listen);
             if block_on(channel.wait_for_connected(Duration::from_millis(500))) {
                 // `None`: the connection is gone, or left.
-                let _ = self.work(&ContactClient::new(channel), life);
+                let _ = self.work(&ContactClient::new(channel), opened);
             }
         }
     }
 
-    fn work(&mut self, client: &ContactClient, life: u64) -> Option<()> {
+    fn work(&mut self, client: &ContactClient, opened: Opened) -> Option<()> {
         for result in std::mem::take(&mut self.untold) {
             self.tell(client, result)?;
         }
         let mut tasks = client.get_task(&pb::Empty::new(), self.options.clone()).ok()?;
         for n in 0.. {
             let task = block_on(tasks.next())?.ok()?;
-            self.witness.deliver(&self.group, &task, life);
+            self.witness.deliver(&self.group, &task, opened);
             // A stream that outlives a server that led is opened anew soon, so that what comes over it is known to come later.
-            let outlived = self.witness.life() > life;
+            let outlived = self.witness.life() > opened.life;
             if self.nature == Nature::Restless && n > 20 && task.id % 20 == 0 {
                 return None;
             }

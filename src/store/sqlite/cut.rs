@@ -14,6 +14,8 @@ use crate::task::{TaskId, Time};
 const MOST: u64 = 16 << 20;
 /// Of which a message has at least so many: what is said again is less than what is cut off.
 const OF_A_MESSAGE: u64 = 256;
+/// What a row counts beside its tasks or results.
+const BESIDE_BYTES: u64 = 256;
 
 /// A place before which a log can be cut, if this stands behind it.
 #[derive(Debug, Clone, PartialEq)]
@@ -60,38 +62,61 @@ const PLACE: &str = "SELECT coalesce(max(place), 0) FROM log_places WHERE
     result <= (SELECT value FROM meta WHERE name = 'mark') AND
     status < coalesce((SELECT min(seq) FROM statuses), 1 + (SELECT value FROM meta WHERE name = 'last_status'))";
 
-const SIZE: &str = "SELECT
-    (SELECT coalesce(sum(octet_length(head) + octet_length(texts)), 0) FROM task_chunks WHERE first < (?1 + 1) << 8) +
-    (SELECT coalesce(sum(octet_length(head) + octet_length(texts)), 0) FROM result_chunks WHERE block BETWEEN 0 AND ?1)";
+/// The tasks in their order: the first of each row, and when the newest came.
+const TASKS: &str = "SELECT first, newest FROM task_chunks ORDER BY first LIMIT ?";
+/// Bytes of tasks up to a block (?1), and of what came of them.
+const BYTES: &str = "SELECT octet_length(head) + octet_length(texts) FROM task_chunks WHERE first < (?1 + 1) << 8
+    UNION ALL SELECT octet_length(head) + octet_length(texts) FROM result_chunks WHERE block BETWEEN 0 AND ?1";
 
-/// The first task that came at a time or later.
-const FIRST: &str = "SELECT coalesce((SELECT first FROM task_chunks WHERE newest >= ? ORDER BY first LIMIT 1),
-    1 + (SELECT value FROM meta WHERE name = 'last_task'))";
-
-/// Finds a cut by which at least so many messages go. What came before `old` is said again, if it is not too much.
-pub(super) fn find(conn: &Connection, old: Time, enough: u64) -> rusqlite::Result<Option<Cut>> {
-    let number =
-        |sql: &str, params: &[&dyn ToSql]| conn.prepare_cached(sql)?.query_row(params, |row| row.get::<_, i64>(0));
-    let begin = number("SELECT coalesce(min(place), 0) FROM log_places", &[])? as u64;
-    let [young, oldest] = [old.0, i64::MIN].map(|since| number(FIRST, &[&since]));
-    let (young, oldest) = (block_of(young? as TaskId), oldest?);
+/// Finds a cut by which at least so many messages go. What did not come from `old` to `now` is said again, if it is not too much. Not much more is
+/// looked at than may be said again: the store stands still meanwhile.
+pub(super) fn find(conn: &Connection, old: Time, now: Time, enough: u64) -> rusqlite::Result<Option<Cut>> {
+    let number = |sql: &str, params: &[&dyn ToSql]| {
+        conn.prepare_cached(sql)?.query_row(params, |row| row.get::<_, Option<i64>>(0)).map(Option::unwrap_or_default)
+    };
+    let begin = number("SELECT min(place) FROM log_places", &[])? as u64;
+    let pays = |place: i64, bytes: u64| (place as u64).saturating_sub(begin) >= enough.max(bytes / OF_A_MESSAGE).max(1);
+    if !pays(number("SELECT max(place) FROM log_places", &[])?, 0) {
+        return Ok(None);
+    }
+    let (mut oldest, mut young) = (None, None);
+    let mut tasks = conn.prepare_cached(TASKS)?;
+    let mut tasks = tasks.query([(MOST / BESIDE_BYTES) as i64])?;
+    while young.is_none()
+        && let Some(row) = tasks.next()?
+    {
+        let (first, newest) = (row.get::<_, i64>(0)?, row.get(1)?);
+        oldest = oldest.or(Some(first));
+        young = Some(first).filter(|_| (old.0..=now.0).contains(&newest));
+    }
+    let next = number("SELECT 1 + value FROM meta WHERE name = 'last_task'", &[])?;
+    let (young, oldest) = (young.unwrap_or(next), oldest.unwrap_or(next));
+    let [of_young, of_oldest] = [young, oldest].map(|first| block_of(first as TaskId));
     let first_of = |block: i64| block << 8;
     // The last one, of which nothing is said again but strays, is for blocks of which that is much: whoever reads the log from there on may keep
     // something of one that is removed, as long as others of its block are kept.
-    let cuts = [(young, first_of(young + 1)), (young - 1, first_of(young)), (block_of(oldest as TaskId) - 1, oldest)];
+    let cuts = [(of_young, first_of(of_young + 1)), (of_young - 1, first_of(of_young)), (of_oldest - 1, oldest)];
     for (block, before) in cuts {
-        let place = number(PLACE, &[&block, &before])? as u64;
-        let gone = place.saturating_sub(begin);
-        if gone < enough.max(1) {
-            continue;
-        }
-        let size = number(SIZE, &[&block])? as u64;
-        if size <= MOST {
-            let pays = size <= gone.saturating_mul(OF_A_MESSAGE);
-            return pays.then(|| Ok(Cut { place, block, rows: rows(conn, block)? })).transpose();
+        if let Some(bytes) = bytes_upto(conn, block)? {
+            let place = number(PLACE, &[&block, &before])?;
+            let cut = || Ok(Cut { place: place as u64, block, rows: rows(conn, block)? });
+            return pays(place, bytes).then(cut).transpose();
         }
     }
     Ok(None)
+}
+
+/// How much is said again with a cut up to a block. `None`: too much.
+fn bytes_upto(conn: &Connection, block: i64) -> rusqlite::Result<Option<u64>> {
+    let mut bytes = 0;
+    let mut select = conn.prepare_cached(BYTES)?;
+    for row in select.query_map([block], |row| row.get::<_, i64>(0))? {
+        bytes += BESIDE_BYTES + row? as u64;
+        if bytes > MOST {
+            return Ok(None);
+        }
+    }
+    Ok(Some(bytes))
 }
 
 fn rows(conn: &Connection, block: i64) -> rusqlite::Result<Vec<Rows>> {

@@ -231,9 +231,10 @@ impl Sqlite {
         })
     }
 
-    /// Where the log can be cut, if so many messages of it go then. What came before `old` does not keep it, unless it is much.
-    pub(in crate::store) fn cut(&self, old: Time, messages: u64) -> Result<Option<Cut>, StoreError> {
-        cut::find(&self.conn, old, messages).map_err(explain(&self.path))
+    /// Where the log can be cut, if so many messages of it go then. What did not come from `old` to `now` does not keep it, unless it is
+    /// much.
+    pub(in crate::store) fn cut(&self, old: Time, now: Time, messages: u64) -> Result<Option<Cut>, StoreError> {
+        cut::find(&self.conn, old, now, messages).map_err(explain(&self.path))
     }
 }
 

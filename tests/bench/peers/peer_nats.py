@@ -1,4 +1,5 @@
-"""NATS JetStream: a stream in files, and a pull consumer whose messages are acknowledged one by one."""
+"""NATS JetStream: a stream in files, and a pull consumer whose messages are acknowledged one by one; what came of them in another stream, where that
+is to be known."""
 
 import asyncio
 import http.client
@@ -16,6 +17,8 @@ BIN = pathlib.Path(sys.executable).parent
 HELLO = b'CONNECT {"verbose":false,"pedantic":false,"headers":true,"no_responders":true}\r\n'
 # The name of a batch, as long as any.
 NAME = b"%020d"
+# A setting in which a worker has what came of its tasks in a stream before it acknowledges them.
+RESULTS = ", and results in a stream"
 
 
 def nats_server():
@@ -49,6 +52,27 @@ class Connection:
                 raise Failed(f"nats-server said {line!r}")
 
 
+    def committed(self, count):
+        """Waits until a batch of so many is kept. Its first message is answered with nothing."""
+        while not (body := self.message()[2]):
+            pass
+        answer = json.loads(body)
+        if "error" in answer or answer.get("count") != count:
+            raise Failed(f"nats-server said {answer}")
+
+
+def atomic_batch(name, subject, reply, texts):
+    """The messages of a batch, of which the first and the last are answered."""
+
+    def one(number, text):
+        commit = b"Nats-Batch-Commit: 1\r\n" if number == len(texts) else b""
+        headers = b"NATS/1.0\r\nNats-Batch-Id: %s\r\nNats-Batch-Sequence: %d\r\n%s\r\n" % (name, number, commit)
+        answer = reply + b" " if number in (1, len(texts)) else b""
+        return b"HPUB %s %s%d %d\r\n%s%s\r\n" % (subject, answer, len(headers), len(headers) + len(text), headers, text)
+
+    return b"".join(one(number, text) for number, text in enumerate(texts, 1))
+
+
 class Nats(Peer):
     name = "NATS JetStream"
     settings = ("default: fsync every 2 min", "sync_interval: always")
@@ -57,15 +81,20 @@ class Nats(Peer):
     def __init__(self, replicas):
         self.replicas = replicas
         if replicas > 1:
-            self.settings = (f"{replicas} replicas, sync_interval: always",)
+            self.settings = tuple(f"{replicas} replicas, sync_interval: always{more}" for more in ("", RESULTS))
             self.how += "; submitted where the stream is led, pulled where the consumer is"
+
+    def durable(self, setting):
+        return "always" in setting
 
     def version(self):
         return output(nats_server(), "--version").rpartition("v")[2]
 
     def start(self, folder, setting):
         self.ports, routes, self.monitors = ([free_port() for _ in range(self.replicas)] for _ in range(3))
-        sync = "sync_interval: always" if setting == self.settings[-1] else ""
+        sync = "sync_interval: always" if self.durable(setting) else ""
+        self.results_port = None
+        self.keeps_results = setting.endswith(RESULTS)
         all_routes = ", ".join(f'"nats://127.0.0.1:{route}"' for route in routes)
         for place, (port, route, monitor) in enumerate(zip(self.ports, routes, self.monitors)):
             text = f'server_name: "{place}"\nlisten: "127.0.0.1:{port}"\nhttp: "127.0.0.1:{monitor}"\n'
@@ -85,6 +114,8 @@ class Nats(Peer):
         self.port = self.ports[0]
         stream = {"name": "TASKS", "subjects": ["tasks"], "storage": "file", "allow_atomic": True, "num_replicas": self.replicas}
         leader = self.ask("STREAM.CREATE.TASKS", stream)
+        if self.keeps_results:
+            self.results_port = self.ask("STREAM.CREATE.RESULTS", {**stream, "name": "RESULTS", "subjects": ["results"]})
         consumer = {"durable_name": "workers", "ack_policy": "explicit", "max_ack_pending": 8 * 4096}
         worker = self.ask("CONSUMER.DURABLE.CREATE.TASKS.workers", {"stream_name": "TASKS", "config": consumer})
         self.port, self.pull_port = leader, worker
@@ -103,14 +134,7 @@ class Nats(Peer):
         connection = Connection(self.port)
         connection.send(b"SUB accepted 1\r\n")
         name = NAME % 0
-
-        def one(number):
-            commit = b"Nats-Batch-Commit: 1\r\n" if number == BATCH else b""
-            headers = b"NATS/1.0\r\nNats-Batch-Id: %s\r\nNats-Batch-Sequence: %d\r\n%s\r\n" % (name, number, commit)
-            reply = b"accepted " if number in (1, BATCH) else b""
-            return b"HPUB tasks %s%d %d\r\n%s%s\r\n" % (reply, len(headers), len(headers) + SIZE, headers, TEXT)
-
-        batch = b"".join(map(one, range(1, BATCH + 1)))
+        batch = atomic_batch(name, b"tasks", b"accepted", [TEXT] * BATCH)
         under_way = sent = 0
         while True:
             while under_way < UNDER_WAY and more():
@@ -119,18 +143,17 @@ class Nats(Peer):
                 under_way += 1
             if not under_way:
                 return
-            # The first message of a batch is answered with nothing.
-            while not (body := connection.message()[2]):
-                pass
-            answer = json.loads(body)
-            if "error" in answer or answer.get("count") != BATCH:
-                raise Failed(f"nats-server said {answer}")
+            connection.committed(BATCH)
             under_way -= 1
             yield BATCH
 
     def work(self, number):
         connection = Connection(self.pull_port)
         connection.send(b"SUB tasks.%d 1\r\nSUB done.%d 2\r\n" % (number, number))
+        results, kept = self.results_port and Connection(self.results_port), b"kept.%d" % number
+        if results:
+            results.send(b"SUB %s 1\r\n" % kept)
+        batches = 0
         # 0.1 s, in nanoseconds.
         pull = b'{"batch":%d,"expires":100000000}' % BATCH
         pull = b"PUB $JS.API.CONSUMER.MSG.NEXT.TASKS.workers tasks.%d %d\r\n%s\r\n" % (number, len(pull), pull)
@@ -146,6 +169,12 @@ class Nats(Peer):
                         raise Failed(f"nats-server said {headers!r}")
                     break
                 replies.append(reply)
+            if replies and results:
+                batches += 1
+                # The place of the task in its stream, and that it is done.
+                done = [b"%s done" % reply.split(b".")[5] for reply in replies]
+                results.send(atomic_batch(b"%d-%d" % (number, batches), b"results", kept, done))
+                results.committed(len(done))
             if replies:
                 acks = [b"PUB %s 0\r\n\r\n" % reply for reply in replies]
                 acks[-1] = b"PUB %s done.%d 0\r\n\r\n" % (replies[-1], number)

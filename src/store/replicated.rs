@@ -242,7 +242,8 @@ impl<L: Log> Backend for Replicated<L> {
 
     fn remove(&mut self, removal: &Removal) -> Result<Removed, StoreError> {
         let removed = self.write(Kind::Removal(removal.clone()))?.unwrap_or_default();
-        if !removed.more {
+        // So a round of removing ends: what else it finds to remove would be said again.
+        if removed.is_nothing() {
             self.purge(removal)?;
         }
         Ok(removed)

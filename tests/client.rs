@@ -229,8 +229,10 @@ impl Server {
             first_backoff: Duration::from_millis(20),
             most_backoff: Duration::from_millis(100),
             confirm_every: Duration::from_millis(10),
-            // Else each result follows a WORKING.
+            // Else each result follows a WORKING, and those of slow handlers more of them: one that panics is slow, while its backtrace
+            // is printed. Tests of renewals set their own time.
             announce_begin: false,
+            renew_every: Duration::from_secs(3600),
             ..Config::new(format!("127.0.0.1:{}", self.port))
         }
     }
@@ -743,7 +745,7 @@ fn each_task_is_announced_before_it_is_begun_unless_that_is_not_wanted() {
     for (announce_begin, said) in
         [(true, &[pb::Outcome::WORKING, pb::Outcome::DONE][..]), (false, &[pb::Outcome::DONE])]
     {
-        let config = Config { announce_begin, renew_every: DEADLINE, ..server.config() };
+        let config = Config { announce_begin, ..server.config() };
         let running = Worker::new(config, echo).start().unwrap();
         let session = server.session();
         for id in 1..=3 {
@@ -779,7 +781,7 @@ fn what_waits_behind_a_long_task_goes_back_so_that_others_get_it() {
 #[test]
 fn what_is_not_begun_when_the_connection_is_lost_goes_back_before_more_is_asked_for() {
     let server = Server::start();
-    let config = Config { announce_begin: true, renew_every: Duration::from_secs(3600), ..server.config() };
+    let config = Config { announce_begin: true, ..server.config() };
     let (running, begun, open) = gated(config);
     let session = server.session();
     session.send(batch(vec![task(1, 1, "long"), task(2, 1, "waits")]));
@@ -966,7 +968,7 @@ fn leases_are_renewed_while_a_handler_works_and_not_twice_run_when_the_task_come
 #[test]
 fn a_task_that_is_held_over_a_reconnect_is_renewed_at_once_and_told_on_the_new_connection() {
     let server = Server::start();
-    let (running, begun, open) = gated(Config { renew_every: Duration::from_secs(3600), ..server.config() });
+    let (running, begun, open) = gated(server.config());
     let session = server.session();
     session.send(task(5, 1, "long"));
     begun.recv_timeout(DEADLINE).unwrap();

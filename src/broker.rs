@@ -41,9 +41,9 @@ pub(crate) use self::core::SEND_BUFFER;
 pub use self::core::{
     Action, Cancelled, ClientInfo, Closed, Config, ContestedId, Core, Counted, Delivery, Disconnected, DrainError,
     Drained, Draining, GroupError, GroupInfo, Held, Holder, Holders, Join, JoinError, LONGEST_NOTE, LONGEST_SAID,
-    MAX_MESSAGE, MISSING_AFTER, MOST_DRAINS, MOST_KNOWN, MOST_LATE, MOST_WATCHED, Meter, NotYourTurn, OutcomeReport,
-    Overview, Piece, Printed, Quota, Receipt, Reporter, Resume, RevokeReason, Revoked, Said, SessionId, Sessions,
-    Standing, Tally, TaskState, Undelivered, WaitReason, Watched,
+    MAX_MESSAGE, MISSING_AFTER, MOST_DRAINS, MOST_KNOWN, MOST_LATE, MOST_WATCHED, Meter, NotYourTurn, Note,
+    OutcomeReport, Overview, Piece, Printed, Quota, Receipt, Reporter, Resume, RevokeReason, Revoked, Said, SessionId,
+    Sessions, Standing, Tally, TaskState, Undelivered, WaitReason, Watched,
 };
 use self::handle::{Command, DisconnectedReporters};
 pub use self::handle::{Handle, Joined, Reporting, TasksWithState};

@@ -1149,9 +1149,55 @@ fn a_client_without_a_group_goes_on_behind_what_it_was_given() {
     let tasks: Vec<_> = (0..3).map(|n| world.broadcast(&format!("news {n}"))).collect();
     world.restart();
     let read = [tasks[1]; 3];
-    let stream =
-        world.join(Join { resume: Some(Box::new(Resume { read, holds: Vec::new() })), ..anonymous("1.2.3.4:5") });
-    assert_eq!(got(&world, stream), [tasks[2]]);
+    // It waited for both of these, and comes to one of them anyway.
+    let awaits = [tasks[0], tasks[2]].map(|task| (task, Priority::Normal)).to_vec();
+    let resume = Some(Box::new(Resume { read, awaits, ..Resume::default() }));
+    let stream = world.join(Join { resume, ..anonymous("1.2.3.4:5") });
+    let mut given = got(&world, stream);
+    given.sort_unstable();
+    assert_eq!(given, [tasks[0], tasks[2]]);
+}
+
+#[test]
+fn a_client_without_a_group_is_given_what_waited_for_its_time_when_another_server_led() {
+    let mut world = world();
+    let stream = world.join(anonymous("1.2.3.4:5"));
+    let at = |seconds| Some(world.now.wall.after(seconds * SECOND));
+    let (soon, late) = (at(5), at(50));
+    let soon = world.submit(NewTask { not_before: soon, ..task("soon") });
+    let late = world.submit(NewTask { not_before: late, ..task("late") });
+    let now = world.broadcast("now");
+    world.wait(10 * SECOND);
+    assert_eq!(got(&world, stream), [now, soon]);
+    for _ in 0..2 {
+        world.change_leader(0, |_| true);
+    }
+    world.wait(60 * SECOND);
+    assert_eq!(got(&world, stream), [now, soon, late], "each once");
+}
+
+#[test]
+fn a_client_without_an_id_is_drained_as_long_as_its_stream_lasts_whoever_leads() {
+    let mut world = world();
+    let stream = world.join(anonymous("1.2.3.4:5"));
+    let goes_on = |world: &mut World| world.change_leader(0, |_| true);
+    world.drain("1.2.3.4:5", None).unwrap();
+    (0..2).for_each(|_| goes_on(&mut world));
+    let first = world.broadcast("first");
+    assert!(got(&world, stream).is_empty());
+    assert_eq!(&*world.core.clients()[0].draining.as_ref().unwrap().note, "a note");
+
+    assert!(world.undrain("1.2.3.4:5"));
+    goes_on(&mut world);
+    let second = world.broadcast("second");
+    assert_eq!(got(&world, stream), [first, second]);
+
+    world.drain("1.2.3.4:5", Some(30 * SECOND)).unwrap();
+    goes_on(&mut world);
+    let third = world.broadcast("third");
+    assert_eq!(got(&world, stream), [first, second]);
+    world.wait(31 * SECOND);
+    assert_eq!(got(&world, stream), [first, second, third]);
 }
 
 #[test]

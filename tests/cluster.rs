@@ -265,6 +265,33 @@ fn streams_at_a_server_that_follows_stay_when_the_one_that_leads_dies() {
 }
 
 #[test]
+fn a_client_without_an_id_stays_drained_and_is_given_what_waited_for_its_time_when_another_server_leads() {
+    let Some(nats) = Nats::three() else { return };
+    let mut members = two(nats);
+    let article = ContactClient::new(channel(&members[1].listen));
+    let mut broadcasts = article.get_task(&pb::Empty::new(), options(&[])).unwrap();
+    let later = members[0].ctl(&["--json", "submit", "--delay", "3s", "later"]);
+    assert!(later.contains(r#""accepted":1"#), "{later}");
+    let before = submit(&members[1], "before", "");
+    // The server that leads is behind the other one by then.
+    assert_eq!(block_on(broadcasts.next()).unwrap().unwrap().id, before);
+    let client: serde_json::Value = serde_json::from_str(&members[0].ctl(&["--json", "clients"])).unwrap();
+    let address = client["peer"].as_str().unwrap();
+    let said = members[0].ctl(&["--json", "drain", address, "--note", "new disk"]);
+    assert!(said.contains(r#""drained":true"#), "{said}");
+
+    members[0].program.kill();
+    members[1].until_ready_says("leading");
+    let after = submit(&members[1], "after", "");
+    members[1].until("/api/clients", |answer| answer.contains("new disk"));
+    let said = members[1].ctl(&["--json", "undrain", address]);
+    assert!(said.contains(r#""drained":false"#), "{said}");
+    let mut given = [(); 2].map(|()| block_on(broadcasts.next()).unwrap().unwrap().id);
+    given.sort_unstable();
+    assert_eq!(given, [before - 1, after]);
+}
+
+#[test]
 fn a_task_that_a_server_which_stands_still_does_not_pass_on_is_not_given_up_for_that() {
     let Some(nats) = Nats::three() else { return };
     let members = two(nats);

@@ -47,7 +47,9 @@ pub(super) use self::peer::Unmatched;
 pub use self::quotas::Quota;
 pub use self::runs::Standing;
 pub(crate) use self::session::SEND_BUFFER;
-pub use self::session::{ClientInfo, Delivery, Held, Join, MAX_MESSAGE, Resume, RevokeReason, Revoked, SessionId};
+pub use self::session::{
+    ClientInfo, Delivery, Held, Join, MAX_MESSAGE, Note, Resume, RevokeReason, Revoked, SessionId,
+};
 pub use self::tally::{Meter, Tally, Undelivered};
 pub use self::watch::{Holder, Holders, MOST_WATCHED, Piece, Printed, Watched};
 
@@ -235,6 +237,8 @@ pub enum Action {
     Watch(SessionId, Watched),
     /// Show this to those who watch.
     Print(Printed),
+    /// Keep this beside the stream.
+    Note(SessionId, Note),
     /// Put an empty message on the stream.
     Heartbeat(SessionId),
     /// Say through [`Core::stream_took`] when the stream has taken most of this: all the bytes it was given so far.

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::core::{Delivery, Held, Join, OutcomeReport, Reporter, Resume, SessionId, Unmatched};
-use crate::task::{ClientId, Outcome, TaskId};
+use super::core::{Delivery, Draining, Held, Join, Note, OutcomeReport, Reporter, Resume, SessionId, Unmatched};
+use crate::task::{ClientId, Outcome, Priority, TaskId};
 
 /// Most tasks of a client that are remembered: twice the largest window that is usual. One that never tells the end of any has its
-/// oldest forgotten.
-const MOST_HELD: usize = 2048;
+/// oldest forgotten. Of those that one without a group is to be given later, no more, either.
+pub(super) const MOST_HELD: usize = 2048;
 
 /// What one session has.
 #[derive(Debug)]
@@ -18,13 +18,16 @@ pub struct Holds {
     begins: bool,
     /// It is in no group: what is sent to it is settled.
     passing: bool,
-    /// See [`Resume::read`].
+    /// See [`Resume`].
     read: [TaskId; 3],
+    awaits: BTreeMap<TaskId, Priority>,
+    draining: Option<Draining>,
 }
 
 impl Holds {
     fn new(join: &Join, passing: bool) -> Holds {
-        Holds { held: BTreeMap::new(), begins: join.begins, passing, read: [0; 3] }
+        let (held, awaits) = Default::default();
+        Holds { held, begins: join.begins, passing, read: [0; 3], awaits, draining: None }
     }
 
     /// Its stream begins behind this task.
@@ -34,7 +37,22 @@ impl Holds {
 
     /// What its stream goes on with under another broker.
     pub fn resume(&self) -> Resume {
-        Resume { holds: self.held.values().cloned().collect(), read: self.read }
+        let awaits = self.awaits.iter().map(|(task, priority)| (*task, *priority)).collect();
+        let (read, draining) = (self.read, self.draining.clone());
+        Resume { holds: self.held.values().cloned().collect(), read, awaits, draining }
+    }
+
+    /// What its broker has others keep.
+    pub fn note(&mut self, note: Note) {
+        match note {
+            Note::Awaits(task, priority) => {
+                self.awaits.insert(task, priority);
+                if self.awaits.len() > MOST_HELD {
+                    self.awaits.pop_first();
+                }
+            }
+            Note::Draining(draining) => self.draining = draining,
+        }
     }
 
     fn given(&mut self, delivery: &Delivery) {
@@ -42,6 +60,7 @@ impl Holds {
         if self.passing {
             let read = &mut self.read[task.spec.priority as usize];
             *read = task.id.max(*read);
+            self.awaits.remove(&task.id);
             return;
         }
         let (priority, lane, begun) = (task.spec.priority, task.spec.waits_in().cloned(), !self.begins);

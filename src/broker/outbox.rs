@@ -3,7 +3,7 @@
 //! The broker never waits for a stream: it counts what is on its way and stops at [`SEND_BUFFER`]. The stream never waits on
 //! its thread: it is a future that is woken.
 //!
-//! What waits is bounded by that count, by [`REVOKED`], and by how many may watch. The end goes beside it, so that it can overtake tasks.
+//! What waits is bounded by that count, by [`REVOKED`], by [`MOST_HELD`], and by how many may watch. The end goes beside it, so that it can overtake tasks.
 
 use std::mem::take;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +12,8 @@ use std::task::{Context, Poll};
 
 use futures::task::AtomicWaker;
 
-use super::core::{Closed, Delivery, Revoked, SEND_BUFFER, Watched};
+use super::core::{Closed, Delivery, Note, Revoked, SEND_BUFFER, Watched};
+use super::holds::MOST_HELD;
 
 /// Something for a stream.
 #[derive(Debug)]
@@ -23,6 +24,8 @@ pub enum Push {
     Revoked(Vec<Revoked>),
     /// Tasks of which somebody watches what they print.
     Watched(Vec<Watched>),
+    /// What is kept beside the stream, and is said before the tasks that come later.
+    Notes(Vec<Note>),
     /// An empty message.
     Heartbeat,
     /// The end.
@@ -40,6 +43,8 @@ struct Waiting {
     revoked: Vec<Revoked>,
     /// At most one for each task that is watched.
     watched: Vec<Watched>,
+    /// At most [`MOST_HELD`] of tasks, and one of the stream.
+    notes: Vec<Note>,
     heartbeat: bool,
 }
 
@@ -114,6 +119,18 @@ impl Outbox {
         });
     }
 
+    /// Says something that is kept beside the stream.
+    pub(crate) fn note(&self, note: Note) {
+        self.0.put(|waiting| match &note {
+            Note::Draining(_) => {
+                waiting.notes.retain(|note| !matches!(note, Note::Draining(_)));
+                waiting.notes.push(note);
+            }
+            Note::Awaits(..) if waiting.notes.len() < MOST_HELD => waiting.notes.push(note),
+            Note::Awaits(..) => {}
+        });
+    }
+
     /// An empty message, unless there are tasks, which say as much.
     pub(crate) fn beat(&self) {
         self.0.put(|waiting| waiting.heartbeat = waiting.tasks.is_empty());
@@ -148,6 +165,10 @@ impl Inbox {
             let mut waiting = inbox.0.waiting();
             // What waits for a stream that was taken over belongs to the newer one.
             if closed != Some(Closed::TakenOver) {
+                // A task comes after it was said that it is waited for.
+                if !waiting.notes.is_empty() {
+                    return Some(Push::Notes(take(&mut waiting.notes)));
+                }
                 if !waiting.tasks.is_empty() {
                     return Some(Push::Tasks(take(&mut waiting.tasks)));
                 }

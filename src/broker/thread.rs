@@ -336,6 +336,7 @@ impl BrokerThread {
             Action::Revoke(session, revoked) => self.to_stream(session, |outbox| outbox.revoke(revoked)),
             Action::Watch(session, watched) => self.to_stream(session, |outbox| outbox.watch(watched)),
             Action::Print(printed) => self.watches.show(&printed),
+            Action::Note(session, note) => self.to_stream(session, |outbox| outbox.note(note)),
             Action::Heartbeat(session) => self.to_stream(session, Outbox::beat),
             Action::Close(session, why) => {
                 self.to_stream(session, |outbox| outbox.close(why));

@@ -156,6 +156,8 @@ impl<S: Sink<(ServerMsg, WriteFlags), Error = grpcio::Error> + Unpin> Pump<S> {
             match push {
                 Push::Close(why) => return Err(self.closed(why)),
                 Push::Heartbeat => self.send(ServerMsg::new()).await?,
+                // No other server will lead.
+                Push::Notes(_) => {}
                 Push::Revoked(revoked) => {
                     let revoked = revoked.into_iter().map(revocation).collect();
                     self.send(ServerMsg { revoked, ..ServerMsg::default() }).await?;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use contact::broker::{
     Action, AllHolds, Cancelled, Closed, Config, Core, Delivery, DrainError, Drained, GroupInfo, Holders, Join,
-    JoinError, NotYourTurn, OutcomeReport, Printed, Receipt, Reporter, RevokeReason, Revoked, SessionId, StartAt,
+    JoinError, NotYourTurn, Note, OutcomeReport, Printed, Receipt, Reporter, RevokeReason, Revoked, SessionId, StartAt,
     TaskState, Watched,
 };
 use contact::group_limits::LimitsChange;
@@ -46,8 +46,6 @@ pub(crate) struct Stream {
     pub(crate) group: Option<GroupName>,
     /// For a passing one: broadcasts up to here are not for it.
     pub(crate) start: TaskId,
-    /// The newest task when it went on after another server led.
-    since: TaskId,
     pub(crate) window: usize,
     pub(crate) sent: u64,
     /// What the core knows to have been read.
@@ -294,7 +292,6 @@ impl World {
             },
             group,
             start,
-            since: 0,
             join: join.clone(),
             sent: 0,
             taken: 0,
@@ -609,9 +606,10 @@ impl World {
         for held in resume.holds.iter().filter(|_| stream.group.is_some()) {
             self.model.goes_on(id, &stream, held, self.now, &self.tasks[..self.announced]);
         }
-        let since = self.announced as TaskId;
-        self.streams
-            .insert(id, Stream { since, sent: 0, taken: 0, watch: None, rests_until: None, drained: None, ..stream });
+        let ends = |until: Option<Time>| until.map(|until| self.now.steady_at(until));
+        let drained = resume.draining.map(|draining| ends(draining.until));
+        assert_eq!(drained.is_some(), stream.drained.is_some(), "it is drained until its stream ends");
+        self.streams.insert(id, Stream { sent: 0, taken: 0, watch: None, rests_until: None, drained, ..stream });
         self.act();
     }
 
@@ -972,6 +970,12 @@ impl World {
     fn act_one(&mut self, action: Action) {
         match action {
             Action::Deliver(session, deliveries) => self.deliver(session, deliveries),
+            Action::Note(session, note) => {
+                // In a burst its stream may have ended since.
+                let Some(stream) = self.streams.get(&session) else { return assert!(self.model.batch) };
+                assert!(stream.group.is_none() || matches!(note, Note::Draining(_)), "a group is known to the store");
+                self.holds.of(session).unwrap().note(note);
+            }
             Action::Heartbeat(session) => {
                 let stream = self.streams.get_mut(&session).expect("a heartbeat goes to a stream that is there");
                 assert!(stream.join.heartbeat.is_some(), "a heartbeat goes to a client that asked for it");
@@ -1303,9 +1307,7 @@ impl World {
                         // What a client was not given because it was over stays so when the clock is set back.
                         let over = task.spec.expires_at.is_some_and(|at| at <= self.latest);
                         let is_for_it = is_for_anonymous(task, &stream.join.labels);
-                        // What waited when another server took over is not looked for.
-                        let waited = task.id <= stream.since && task.spec.not_before.is_some();
-                        is_for_it && task.id > stream.start && !waited && !over && !stream.seen.contains(&task.id)
+                        is_for_it && task.id > stream.start && !over && !stream.seen.contains(&task.id)
                     }
                 };
                 if open {

@@ -11,7 +11,7 @@ use super::group::Taken;
 use super::lanes::LaneRead;
 use super::open::{Lease, Said};
 use super::outcomes::outcome_of;
-use super::session::{Delivery, SessionId};
+use super::session::{Delivery, Note, SessionId};
 use super::tally::micros;
 use super::{Action, Core, GroupId};
 use crate::attempts::Attempts;
@@ -300,6 +300,10 @@ impl Core {
             let group = self.groups.get_mut(&id)?;
             group.gives_up_place(task);
             group.open.delay(task.id, Due::At(moment), *attempts);
+            if !group.leased {
+                let note = |session: &SessionId| Action::Note(*session, Note::Awaits(task.id, task.spec.priority));
+                self.actions.extend(group.sessions.iter().map(note));
+            }
             self.checkpoints.delayed(now.steady);
         } else if let Some(outcome) = task.spec.over(now.wall) {
             match task.spec.replaced_by() {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::group::Group;
-use super::session::{ClientInfo, Join, SessionId};
+use super::session::{ClientInfo, Join, Note, SessionId};
 use super::timers::Timer;
 use super::{Action, Core};
 use crate::now::{Now, Steady};
@@ -80,7 +80,7 @@ impl Core {
         let meant = self.meant(who, now)?;
         let (since, until) = (now.wall, lasts.map(|lasts| now.wall.after(lasts)));
         let ends = lasts.map(|lasts| now.steady.after(lasts));
-        let draining = Draining { since, until, ends, note: note.into(), stopping: false };
+        let draining = Draining { ends, ..Draining::new(since, until, note.into()) };
         if let Some(ends) = ends {
             self.timers.set(ends, Timer::Drains);
         }
@@ -138,10 +138,15 @@ impl Core {
         }
     }
 
-    /// Why a client that comes is given no tasks, if it is so.
-    pub(super) fn draining_of(&self, join: &Join, now: Now) -> Option<Draining> {
+    /// Why a client that comes is given no tasks, if it is so. `stream`: its stream was drained under another server.
+    pub(super) fn draining_of(&mut self, join: &Join, stream: Option<Draining>, now: Now) -> Option<Draining> {
+        let ends = stream.as_ref().and_then(|draining| draining.until).map(|until| now.steady_at(until));
+        if let Some(ends) = ends {
+            self.timers.set(ends, Timer::Drains);
+        }
         let drain = join.client.as_ref().and_then(|client| self.drains.get(client));
         let draining = drain.map(|(drain, ends)| Draining { ends: *ends, ..Draining::from(drain) });
+        let draining = draining.or_else(|| Some(Draining { ends, ..stream? }));
         draining.or_else(|| join.stopping.then(|| Draining::stopping(now.wall)))
     }
 
@@ -226,6 +231,11 @@ impl Core {
 
     fn set_draining(&mut self, id: SessionId, draining: Option<Draining>) {
         if let Some(session) = self.sessions.get_mut(&id) {
+            // Of one that is drained by its id the store knows.
+            if session.join.client.as_ref().is_none_or(|client| !self.drains.contains_key(client)) {
+                let note = Note::Draining(draining.clone().filter(|draining| !draining.stopping));
+                self.actions.push(Action::Note(id, note));
+            }
             session.draining = draining;
         }
         self.update_rank(id);
@@ -237,6 +247,11 @@ impl Core {
 }
 
 impl Draining {
+    /// By an operator.
+    pub(crate) fn new(since: Time, until: Option<Time>, note: Arc<str>) -> Draining {
+        Draining { since, until, note, stopping: false, ends: None }
+    }
+
     fn stopping(since: Time) -> Draining {
         Draining { since, until: None, note: "".into(), stopping: true, ends: None }
     }
@@ -245,7 +260,7 @@ impl Draining {
 impl From<&Drain> for Draining {
     fn from(drain: &Drain) -> Draining {
         let Drain { since, until, note, .. } = drain;
-        Draining { since: *since, until: *until, note: note.as_str().into(), stopping: false, ends: None }
+        Draining::new(*since, *until, note.as_str().into())
     }
 }
 

@@ -9,7 +9,7 @@ use super::cursor::{LogCursor, Page};
 use super::delayed::Due;
 use super::lanes::{Lanes, Next, places};
 use super::open::{OpenTasks, Texts};
-use super::session::{Rank, SessionId};
+use super::session::{Rank, Resume, SessionId};
 use super::tally::{Rate, Tally, Undelivered};
 use crate::attempts::Attempts;
 use crate::group_limits::{GroupLimits, OnDead};
@@ -736,10 +736,14 @@ impl Group {
         false
     }
 
-    /// Has it go on behind these tasks, of each priority, as if it had read up to there.
-    pub(super) fn go_on_after(&mut self, read: [TaskId; 3]) {
+    /// Has it go on as if it had read what its stream has.
+    pub(super) fn go_on_after(&mut self, Resume { read, awaits, .. }: &Resume, now: Now) {
         self.cursors = read.map(LogCursor::new);
-        self.broadcast_after = read.into_iter().min().unwrap_or(0);
+        self.broadcast_after = read.iter().copied().min().unwrap_or(0);
+        // The others it comes to.
+        let awaits = awaits.iter().filter(|(task, priority)| *task <= read[*priority as usize]);
+        // When each is due is found when it is read.
+        awaits.for_each(|(task, _)| self.open.delay(*task, Due::After(now.steady), Attempts::default()));
     }
 
     /// Gives a settled task to the group again; `false`: it is not settled. If its cursor has not come to it yet, that skips it.

@@ -43,7 +43,8 @@ impl Core {
         }
         let contest = self.contest(&join, now)?;
         let mut join = join;
-        let resume = join.resume.take().map(|resume| *resume);
+        let mut resume = join.resume.take().map(|resume| *resume);
+        let drained = resume.as_mut().and_then(|resume| resume.draining.take());
         let group_id = self.group_for(name, from, now);
         if self.groups.get_mut(&group_id).is_some_and(|group| group.set_labels(&join.labels)) {
             self.checkpoints.changed(now.steady);
@@ -53,7 +54,7 @@ impl Core {
         let label = join.client.as_ref().map_or_else(|| join.peer.clone(), Name::shared);
         let leased = self.groups[&group_id].leased;
         if let (Some(resume), false) = (&resume, leased) {
-            self.groups.get_mut(&group_id).iter_mut().for_each(|group| group.go_on_after(resume.read));
+            self.groups.get_mut(&group_id).iter_mut().for_each(|group| group.go_on_after(resume, now));
         }
         // A passing group settles what was sent.
         let quota = join.quota.filter(|_| leased).map(|quota| self.quotas.enter(quota, id));
@@ -72,7 +73,7 @@ impl Core {
             ending: BTreeMap::new(),
             unbegun: 0,
             alone: false,
-            draining: self.draining_of(&join, now),
+            draining: self.draining_of(&join, drained, now),
             rests: false,
             gave_back: 0,
             heard: 0,

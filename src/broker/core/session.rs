@@ -69,6 +69,19 @@ pub struct Resume {
     pub holds: Vec<Held>,
     /// Of a client without a group: the newest task of each priority that it was given. Less, if it was given none: where it began.
     pub read: [TaskId; 3],
+    /// Of such a client: older ones that it is to be given when their time has come.
+    pub awaits: Vec<(TaskId, Priority)>,
+    /// It is drained, and not by its id.
+    pub draining: Option<Draining>,
+}
+
+/// What only the broker knows of a session. It is kept beside the stream, for the broker of the server that leads next: see [`Resume`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Note {
+    /// A client without a group is to be given this task when its time has come, and goes on behind it.
+    Awaits(TaskId, Priority),
+    /// It is drained, and not by its id; or not any more.
+    Draining(Option<Draining>),
 }
 
 /// A task that a client has.

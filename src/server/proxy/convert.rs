@@ -9,13 +9,14 @@ use protobuf::MessageField;
 use super::frame::{Down, Failed, Up, Welcome};
 use crate::attachment::{Attachment, Headers};
 use crate::broker::{
-    Closed, Delivery, Held, Join, OutcomeReport, Piece, Push, Quota, Receipt, Reporter, Resume, RevokeReason, Revoked,
-    Watched,
+    Closed, Delivery, Draining, Held, Join, Note, OutcomeReport, Piece, Push, Quota, Receipt, Reporter, Resume,
+    RevokeReason, Revoked, Watched,
 };
 use crate::store::{read_record_lane, read_record_priority, read_record_task, record_priority, record_task};
-use crate::task::{Name, NameOf, NewStatus, Outcome, Progress, StartAt, Task, Time};
+use crate::task::{Name, NameOf, NewStatus, Outcome, Priority, Progress, StartAt, Task, TaskId, Time};
 use crate::wire::link as pb;
 use crate::wire::link::down::What as DownWhat;
+use crate::wire::link::noted::What as NotedWhat;
 use crate::wire::link::up::What as UpWhat;
 use crate::wire::log as log_pb;
 
@@ -118,6 +119,8 @@ fn join(session: u64, join: Join) -> pb::Join {
     let resume = resume.map(|resume| pb::Resume {
         holds: resume.holds.into_iter().map(held).collect(),
         read: resume.read.to_vec(),
+        awaits: resume.awaits.into_iter().map(|(task, priority)| awaited(task, priority)).collect(),
+        draining: resume.draining.map(draining).into(),
         ..pb::Resume::new()
     });
     pb::Join {
@@ -155,11 +158,30 @@ fn read_held(held: pb::Held) -> Read<Held> {
     Ok(Held { task, priority: read_record_priority(priority)?, lane, attempt, begun })
 }
 
+fn awaited(task: TaskId, priority: Priority) -> pb::Awaited {
+    pb::Awaited { task, priority: record_priority(priority), ..pb::Awaited::new() }
+}
+
+fn read_awaited(awaited: &pb::Awaited) -> Read<(TaskId, Priority)> {
+    Ok((awaited.task, read_record_priority(awaited.priority)?))
+}
+
+fn draining(Draining { since, until, note, .. }: Draining) -> pb::Draining {
+    let until = until.map(|until| until.0);
+    pb::Draining { since: since.0, until, note: note.as_ref().to_owned(), ..pb::Draining::new() }
+}
+
+fn read_draining(draining: pb::Draining) -> Draining {
+    Draining::new(Time(draining.since), draining.until.map(Time), draining.note.into())
+}
+
 fn read_join(join: pb::Join) -> Read<Join> {
     let from = |text: String| StartAt::of(&text).ok_or_else(|| format!("the start {text:?}"));
     let resume = |resume: pb::Resume| {
         let read = resume.read.try_into().map_err(|_| "a stream without its places".to_owned())?;
-        Read::Ok(Box::new(Resume { holds: resume.holds.into_iter().map(read_held).collect::<Read<_>>()?, read }))
+        let holds = resume.holds.into_iter().map(read_held).collect::<Read<_>>()?;
+        let awaits = resume.awaits.iter().map(read_awaited).collect::<Read<_>>()?;
+        Read::Ok(Box::new(Resume { holds, read, awaits, draining: resume.draining.0.map(|it| read_draining(*it)) }))
     };
     let labels = if join.labels.is_empty() { Ok(Default::default()) } else { join.labels.parse() };
     Ok(Join {
@@ -300,6 +322,14 @@ fn push(session: u64, push: Push, place: &mut impl FnMut(&Arc<Task>) -> u32, int
         Push::Watched(all) => all.into_iter().for_each(|Watched { task, attempt, anew }| {
             say(DownWhat::Watched(pb::Watched { session, task, attempt, anew, ..pb::Watched::new() }));
         }),
+        Push::Notes(all) => all.into_iter().for_each(|note| {
+            let what = match note {
+                Note::Awaits(task, priority) => NotedWhat::Awaits(awaited(task, priority)),
+                Note::Draining(Some(is)) => NotedWhat::Draining(draining(is)),
+                Note::Draining(None) => NotedWhat::Undrained(true),
+            };
+            say(DownWhat::Noted(pb::Noted { session, what: Some(what), ..pb::Noted::new() }));
+        }),
         Push::Heartbeat => {
             // All that follow one another are one.
             if let Some(pb::Down { what: Some(DownWhat::Heartbeat(last)), .. }) = into.last_mut() {
@@ -351,6 +381,16 @@ pub(super) fn read_from_leader(message: pb::FromLeader) -> Read<Vec<Down>> {
             DownWhat::Watched(pb::Watched { session, task, attempt, anew, .. }) => {
                 Down::Push(session, Push::Watched(vec![Watched { task, attempt, anew }]))
             }
+            DownWhat::Noted(noted) => {
+                let note = match noted.what {
+                    Some(NotedWhat::Awaits(task)) => read_awaited(&task).map(|(task, of)| Note::Awaits(task, of))?,
+                    Some(NotedWhat::Draining(is)) => Note::Draining(Some(read_draining(is))),
+                    Some(NotedWhat::Undrained(_)) => Note::Draining(None),
+                    // A newer server has others.
+                    None => continue,
+                };
+                Down::Push(noted.session, Push::Notes(vec![note]))
+            }
             DownWhat::Heartbeat(all) => {
                 downs.extend(all.sessions.into_iter().map(|session| Down::Push(session, Push::Heartbeat)));
                 continue;
@@ -390,6 +430,10 @@ mod tests {
         Name::new(NameOf::Metadata, text).unwrap()
     }
 
+    fn drained() -> Draining {
+        Draining::new(Time(7), Some(Time(-8)), "new disk".into())
+    }
+
     fn some_join() -> Join {
         let held = |task, lane: Option<&str>| {
             let lane = lane.map(|lane| Name::new(NameOf::KeptLane, lane).unwrap());
@@ -413,7 +457,12 @@ mod tests {
             system: Some(name("linux")),
             peer: "ipv4:192.0.2.1:5".into(),
             quota: Some(Quota { of: 3, window: 5, bytes: 9 }),
-            resume: Some(Box::new(Resume { holds: vec![held(8, Some("\u{1}disk")), held(9, None)], read: [1, 2, 3] })),
+            resume: Some(Box::new(Resume {
+                holds: vec![held(8, Some("\u{1}disk")), held(9, None)],
+                read: [1, 2, 3],
+                awaits: vec![(2, Priority::Low)],
+                draining: Some(drained()),
+            })),
         }
     }
 
@@ -459,6 +508,9 @@ mod tests {
             Down::Push(1, Push::Revoked(vec![revoked(RevokeReason::Expired)])),
             Down::Push(1, Push::Revoked(vec![revoked(RevokeReason::GivenToAnother)])),
             Down::Push(1, Push::Watched(vec![Watched { task: 7, attempt: 2, anew: true }])),
+            Down::Push(1, Push::Notes(vec![Note::Awaits(7, Priority::High)])),
+            Down::Push(1, Push::Notes(vec![Note::Draining(Some(drained()))])),
+            Down::Push(1, Push::Notes(vec![Note::Draining(None)])),
             Down::Push(1, Push::Heartbeat),
             Down::Push(3, Push::Heartbeat),
             Down::Push(1, Push::Close(Closed::TakenOver)),

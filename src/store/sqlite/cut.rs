@@ -122,12 +122,11 @@ fn bytes_upto(conn: &Connection, block: i64) -> rusqlite::Result<Option<u64>> {
 fn rows(conn: &Connection, block: i64) -> rusqlite::Result<Vec<Rows>> {
     let mut all = Vec::new();
     for (table, which) in OF_BLOCKS {
-        let mut of_table = Rows { table: table.to_owned(), columns: Vec::new(), rows: Vec::new() };
+        let mut of_table = Rows::none_of(table);
         of_table.read(conn, which, &[&block])?;
         all.push(of_table);
     }
-    let [mut lanes, mut keys, mut slots] =
-        BESIDE.map(|(table, _)| Rows { table: table.to_owned(), columns: Vec::new(), rows: Vec::new() });
+    let [mut lanes, mut keys, mut slots] = BESIDE.map(|(table, _)| Rows::none_of(table));
     let [of_lane, of_key, of_slot] = BESIDE.map(|(_, which)| which);
     let mut select = conn.prepare_cached(tasks::BEFORE)?;
     for chunk in select.query_map([(block + 1) << 8], TaskChunk::read)? {
@@ -152,6 +151,10 @@ fn rows(conn: &Connection, block: i64) -> rusqlite::Result<Vec<Rows>> {
 }
 
 impl Rows {
+    fn none_of(table: &str) -> Rows {
+        Rows { table: table.to_owned(), columns: Vec::new(), rows: Vec::new() }
+    }
+
     fn read(&mut self, conn: &Connection, which: &str, params: &[&dyn ToSql]) -> rusqlite::Result<()> {
         let mut select = conn.prepare_cached(&format!("SELECT * FROM {} WHERE {which}", self.table))?;
         self.columns = select.column_names().map(str::to_owned).collect();

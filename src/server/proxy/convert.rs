@@ -424,6 +424,7 @@ mod tests {
     use crate::codec::read;
     use crate::fuzz::{any_bytes, cases};
     use crate::reason::Reason;
+    use crate::server::proxy::link::weight_of;
     use crate::task::{NewTask, Priority};
 
     fn name(text: &str) -> Name {
@@ -530,6 +531,25 @@ mod tests {
         let sent = from_leader(downs()).write_to_bytes().unwrap();
         let heard = read_from_leader(pb::FromLeader::parse_from_bytes(&sent).unwrap()).unwrap();
         assert_eq!(format!("{heard:?}"), format!("{:?}", downs()));
+    }
+
+    #[test]
+    fn what_goes_up_is_no_longer_than_it_counts() {
+        let lane = Some(Name::new(NameOf::KeptLane, &format!("\u{1}{}", "x".repeat(128))).unwrap());
+        let (task, attempt, priority) = (u64::MAX, u32::MAX, Priority::Low);
+        let held = Held { task, priority, attempt, begun: true, lane };
+        let resume = Resume {
+            holds: vec![held; 2048],
+            read: [u64::MAX; 3],
+            awaits: vec![(task, priority); 2048],
+            draining: Some(Draining::new(Time(-1), Some(Time(-1)), "x".repeat(256).into())),
+        };
+        let join = Join { resume: Some(Box::new(resume)), ..some_join() };
+        for up in ups().into_iter().chain([Up::Join(u64::MAX, Box::new(join))]) {
+            let (what, counts) = (format!("{up:?}"), weight_of(&up));
+            let bytes = to_leader(vec![up]).compute_size();
+            assert!(bytes <= counts as u64, "{bytes} bytes count as {counts}: {what:.100}");
+        }
     }
 
     #[test]

@@ -19,7 +19,7 @@ use siphasher::sip128::{Hasher128 as _, SipHasher24};
 use super::frame::Up;
 use super::serve::Leads;
 use super::{Command, Leader, convert};
-use crate::broker::OutcomeReport;
+use crate::broker::{Held, OutcomeReport, Resume};
 use crate::codec::{Admit, Requests};
 use crate::front::{Called, Dial, DialThread, Tls};
 use crate::mailbox;
@@ -185,13 +185,20 @@ fn parts(up: Up) -> Vec<Up> {
     parts
 }
 
-fn weight_of(up: &Up) -> usize {
+/// In bytes, and no less than it takes in a message.
+pub(super) fn weight_of(up: &Up) -> usize {
     match up {
         Up::Told(_, reports) => reports.iter().map(OutcomeReport::weight).sum(),
         Up::Statuses(_, statuses) => statuses.iter().map(|status| weight(status.msg.len())).sum(),
-        Up::Join(_, join) => weight(1024) + join.resume.as_ref().map_or(0, |resume| resume.holds.len() * 16),
+        Up::Join(_, join) => weight(1024) + join.resume.as_ref().map_or(0, |resume| weight_of_resume(resume)),
         _ => 64,
     }
+}
+
+fn weight_of_resume(Resume { holds, awaits, draining, .. }: &Resume) -> usize {
+    let lane = |held: &Held| held.lane.as_ref().map_or(0, |lane| lane.as_str().len());
+    let holds: usize = holds.iter().map(|held| 32 + lane(held)).sum();
+    holds + 16 * awaits.len() + draining.as_ref().map_or(0, |draining| draining.note.len())
 }
 
 /// Takes the links of other servers, while this one leads.

@@ -108,7 +108,7 @@ impl Server {
         let engine =
             Engine::start(&config, opened, &doors, |broker| doors.contact(Upstream::Broker(broker), health.clone()))?;
         let control = create_control(engine.control(&doors), &doors.let_in(Role::Operator));
-        let open = doors.open(&config, &health, engine.contact.clone(), [], control)?;
+        let open = doors.open(&config, &health, engine.contact.clone(), Vec::new(), control)?;
         let http = page.map(|page| page.open(&doors)).transpose()?;
         let engine = engine.begin(&config, &doors, http.as_ref(), &health)?;
         Ok(Server { doors, open, health, http, engine, grace: config.grace })

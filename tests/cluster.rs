@@ -161,10 +161,14 @@ fn a_cluster_goes_on_with_what_a_server_had_alone_and_a_server_alone_with_what_a
 
 /// Two servers, of which the second follows.
 fn two(nats: &Nats) -> [Member; 2] {
+    two_with(nats, &[])
+}
+
+fn two_with(nats: &Nats, more: &[&str]) -> [Member; 2] {
     let config = nats.config();
     drop(nats::open(&config));
     let cluster = config.cluster.to_string();
-    let mut members = [Member::start(nats.urls(), &cluster), Member::start(nats.urls(), &cluster)];
+    let mut members = [(); 2].map(|()| Member::start_with(nats.urls(), &cluster, more));
     if leader(&members, None) == 1 {
         members.reverse();
     }
@@ -289,6 +293,19 @@ fn a_client_without_an_id_stays_drained_and_is_given_what_waited_for_its_time_wh
     let mut given = [(); 2].map(|()| block_on(broadcasts.next()).unwrap().unwrap().id);
     given.sort_unstable();
     assert_eq!(given, [before - 1, after]);
+}
+
+#[test]
+fn a_request_that_is_much_longer_than_a_task_is_passed_on_to_the_server_that_leads() {
+    let Some(nats) = Nats::three() else { return };
+    let members = two_with(nats, &["--max-task", "1000"]);
+    let tasks = vec![control::NewTask { task: "x".repeat(1000), ..Default::default() }; 3000];
+    let request = control::SubmitRequest { tasks, ..Default::default() };
+    for member in &members {
+        let client = ControlClient::new(channel(&member.control));
+        let answer = block_on(client.submit(&request, options(&[])).unwrap()).unwrap();
+        assert_eq!(answer.count, 3000);
+    }
 }
 
 #[test]

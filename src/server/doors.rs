@@ -40,6 +40,9 @@ use crate::wire::grpc_health_v1::health_grpc::create_health;
 /// What some hundred clients take, and a few long messages, in bytes.
 const LEAST_MEMORY: usize = 64 * 1024 * 1024;
 
+/// The longest request of operators, in bytes, unless one task may be longer.
+const LONGEST_REQUEST: usize = 16 * 1024 * 1024;
+
 /// Before the ports are taken.
 pub(super) struct Doors {
     pub(super) about: Arc<About>,
@@ -148,16 +151,19 @@ impl Doors {
         self.admissions[usize::from(role == Role::Operator)].asked(&self.access)
     }
 
-    /// Takes the ports. `beside`: what else is on that of clients.
+    /// Takes the ports. `beside`: what other servers call on that of clients, if there are any.
     pub(super) fn open(
         &self,
         config: &Config,
         health: &Health,
         contact: ContactService,
-        beside: impl IntoIterator<Item = Service>,
+        beside: Vec<Service>,
         control: Service,
     ) -> Result<OpenDoors, ServerError> {
-        let message = self.limit + port::BESIDE_TEXT;
+        let of_client = self.limit + port::BESIDE_TEXT;
+        let of_operator = of_client.max(LONGEST_REQUEST);
+        // Other servers pass on what operators ask.
+        let message = if beside.is_empty() { of_client } else { of_operator };
         let common = |file, calls: &Admit| {
             let [v1, v1alpha] = Reflection::of(file).services(calls);
             [create_health(health.clone(), calls), v1, v1alpha]
@@ -186,7 +192,7 @@ impl Doors {
         let control = ports.open(
             services,
             &config.control,
-            Kind { flag: "--control", role: Role::Operator, slots: 64, message: message.max(16 * 1024 * 1024) },
+            Kind { flag: "--control", role: Role::Operator, slots: 64, message: of_operator },
         )?;
         let _ = self.about.control.set(control.address().to_owned());
         let watched = |tls: Tls| Ok((tls.clone(), TlsThread::start(move || tls.look(false))?));

@@ -310,7 +310,7 @@ impl Run {
         };
         // What others pass on is for this server, or for nobody: it does not go round.
         let from_servers = doors.admissions[1].asked_by_servers(&doors.access, is_server(&secret));
-        let beside = [
+        let beside = vec![
             create_link(link.clone(), &LinkService::asked(&secret)),
             create_control_or_pass(here.clone(), &PassOn::by(way.clone()), &from_servers),
         ];

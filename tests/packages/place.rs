@@ -77,10 +77,11 @@ impl Debian {
 
     fn over(root: &Path, packages: &Path) -> Result<Debian, String> {
         let folder = tempfile::tempdir().unwrap();
+        // It says so when it is in its root, and not before: what is run there would be run in that of this machine.
         let begin = "mount -t tmpfs none . && mkdir up work root && ip link set lo up &&
                      mount -t overlay -o lowerdir=\"$1\",upperdir=up,workdir=work none root &&
                      mount -t proc none root/proc && mkdir root/packages && mount --bind \"$2\" root/packages &&
-                     echo && exec chroot root cat > /dev/null";
+                     exec chroot root sh -c 'echo && exec cat > /dev/null'";
         let mut command = Command::new("unshare");
         command.args(["--net", "--mount", "sh", "-c", begin, "sh"]).args([root, packages]).current_dir(folder.path());
         let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -100,8 +101,8 @@ impl Debian {
     fn command(&self, line: &str) -> Command {
         let mut command = Command::new("nsenter");
         command.args(["--target", &self.holder.id().to_string(), "--net", "--mount", "--root"]);
-        // The folder that it is in is none of that root.
-        command.args(["--", "sh", "-ec", &format!("cd / && {line}")]).current_dir("/").env_clear();
+        // The folder that it is in is none of that root; in another one there are no packages, and nothing is done.
+        command.args(["--", "sh", "-ec", &format!("cd /packages; cd /; {line}")]).current_dir("/").env_clear();
         command.envs([
             ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
             ("ROOT", ""),

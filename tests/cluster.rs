@@ -274,7 +274,8 @@ fn a_client_without_an_id_stays_drained_and_is_given_what_waited_for_its_time_wh
     let mut members = two(nats);
     let article = ContactClient::new(channel(&members[1].listen));
     let mut broadcasts = article.get_task(&pb::Empty::new(), options(&[])).unwrap();
-    let later = members[0].ctl(&["--json", "submit", "--delay", "3s", "later"]);
+    // Longer than the next two steps take.
+    let later = members[0].ctl(&["--json", "submit", "--delay", "8s", "later"]);
     assert!(later.contains(r#""accepted":1"#), "{later}");
     let before = submit(&members[1], "before", "");
     // The server that leads is behind the other one by then.
@@ -283,6 +284,10 @@ fn a_client_without_an_id_stays_drained_and_is_given_what_waited_for_its_time_wh
     let address = client["peer"].as_str().unwrap();
     let said = members[0].ctl(&["--json", "drain", address, "--note", "new disk"]);
     assert!(said.contains(r#""drained":true"#), "{said}");
+    // Its server knows that before it is given this for another one.
+    let mut other = article.get_task(&pb::Empty::new(), options(&[("contact-client", "other")])).unwrap();
+    let between = submit(&members[0], "between", "");
+    while block_on(other.next()).unwrap().unwrap().id != between {}
 
     members[0].program.kill();
     members[1].until_ready_says("leading");
@@ -290,9 +295,9 @@ fn a_client_without_an_id_stays_drained_and_is_given_what_waited_for_its_time_wh
     members[1].until("/api/clients", |answer| answer.contains("new disk"));
     let said = members[1].ctl(&["--json", "undrain", address]);
     assert!(said.contains(r#""drained":false"#), "{said}");
-    let mut given = [(); 2].map(|()| block_on(broadcasts.next()).unwrap().unwrap().id);
+    let mut given = [(); 3].map(|()| block_on(broadcasts.next()).unwrap().unwrap().id);
     given.sort_unstable();
-    assert_eq!(given, [before - 1, after]);
+    assert_eq!(given, [before - 1, between, after]);
 }
 
 #[test]

@@ -578,7 +578,9 @@ impl Run {
             }
             Push::Watched(watched) => watched.into_iter().for_each(|watched| session.outbox.watch(watched)),
             Push::Notes(notes) => {
-                self.holds.of(id).into_iter().for_each(|holds| notes.iter().cloned().for_each(|note| holds.note(note)));
+                if let Some(holds) = self.holds.of(id) {
+                    notes.into_iter().for_each(|note| holds.note(note));
+                }
             }
             Push::Heartbeat => session.outbox.beat(),
             Push::Close(Closed::TakenOver) => {

@@ -27,6 +27,7 @@ mod http;
 mod identity;
 #[cfg(feature = "cluster")]
 mod import;
+mod kept;
 mod limits;
 mod logins;
 mod machine;
@@ -74,6 +75,7 @@ use self::health::Health;
 use self::http::HttpThread;
 #[cfg(feature = "cluster")]
 pub use self::import::{Imported, import};
+use self::kept::Kept;
 pub use self::limits::{Limit, Limits, Most};
 #[cfg(feature = "cluster")]
 pub use self::member::{ClusterConfig, Member, SHORTEST_TAKEOVER};
@@ -99,10 +101,12 @@ pub struct Server {
 impl Server {
     /// Opens the store and begins to listen. Returns when clients can connect.
     pub fn start(config: Config) -> Result<Server, ServerError> {
-        let (doors, (page, opened)) = Doors::new(&config, |tls, about| {
+        let (doors, (page, opened)) = Doors::new(&config, Kept::in_files(&config.data), |tls, about| {
             let page = Page::bind(&config, tls, about)?;
             let store = Sqlite::open(&config.data).map(|store| Box::new(store) as Box<dyn Backend>);
-            Ok((page, store.and_then(Store::with_backend).map_err(ServerError::Open)?))
+            let opened = store.and_then(Store::with_backend).map_err(ServerError::Open)?;
+            kept::leave_cluster(&config.data, &opened)?;
+            Ok((page, opened))
         })?;
         let health = Health::of(opened.0.handle());
         let engine =
@@ -142,7 +146,8 @@ impl Server {
     /// Takes other settings while it runs, for what comes from now on. The group of anonymous clients stays what it is; what is
     /// kept for how long counts with the next round of removing, within [`Retention::every`].
     pub fn reconfigure(&self, broker: broker::Config, retention: Retention, limits: Limits) -> Result<(), BrokerError> {
-        self.engine.reconfigure(&self.doors, broker, retention, limits)
+        self.engine.reconfigure(&self.doors, broker, retention)?;
+        block_on(self.engine.contact.upstream.set_quotas(self.doors.accounts.set_limits(limits)))
     }
 
     /// Reads the files of TLS again, if there are any. Those that are wrong change nothing, and the log says what is wrong.

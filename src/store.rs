@@ -16,6 +16,7 @@
 //! One thread, `store-writer`, owns a [`Backend`] and is the only one that writes. Reading goes around it: the newest tasks
 //! from memory ([`Tail`]), everything else through a [`Reader`] of one's own.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -44,9 +45,9 @@ mod tail;
 mod writer;
 
 pub use backend::{
-    Backend, Backlog, BacklogPage, Batch, Checkpoint, ChunkOfTasks, Dialled, Drain, Floors, GroupState, Keyed,
-    KnownClient, LanePlace, Newest, OpenReader, OpenRows, OpenTask, PAGE_BYTES, Positions, Reader, Recovered,
-    Removable, Removal, Removed, STATUSES, STATUSES_OF_A_CLIENT, Slot, WaitingLane,
+    Backend, Backlog, BacklogPage, Batch, Checkpoint, ChunkOfTasks, Dialled, Drain, Floors, Granted, Grantee,
+    GroupState, Keyed, KnownClient, LanePlace, Newest, OpenReader, OpenRows, OpenTask, PAGE_BYTES, Positions, Reader,
+    Recovered, Removable, Removal, Removed, STATUSES, STATUSES_OF_A_CLIENT, Shows, Slot, WaitingLane,
 };
 pub use backup::{BackedUp, BackupError, BackupProgress, GoesOn, MakeBackup};
 pub use error::StoreError;
@@ -350,6 +351,13 @@ impl Handle {
     pub async fn dial(&self, address: Name, dialled: Option<Dialled>) -> Result<(), StoreError> {
         let (answer, answered) = oneshot::channel();
         self.ask(Command::Dial(address, dialled, answer), answered).await
+    }
+
+    /// Keeps, or with `None` forgets, what is granted to these, and resolves when that is on disk.
+    pub async fn grant(&self, changed: BTreeMap<Grantee, Option<String>>) -> Result<(), StoreError> {
+        let (answer, answered) = oneshot::channel();
+        let bytes = changed.values().flatten().map(String::len).sum();
+        self.ask_weighed(Command::Grant(changed, answer), bytes, answered).await
     }
 
     /// Removes what is no longer wanted: what [`Reader::removable`] named, and other things as far as the limit goes.

@@ -4,6 +4,7 @@
 
 mod campaign;
 mod deaths;
+mod granted;
 mod guarded;
 mod members;
 #[path = "nats/servers.rs"]

@@ -822,7 +822,50 @@ fn written_alone() -> (TempDir, String) {
 }
 
 fn imported(log: &MemoryLog, dir: &Path) -> Result<Imported, ImportError> {
-    import(log.clone(), dir, "importer", LITTLE, |_, _| {})
+    import(log.clone(), dir, Granted::new(), "importer", LITTLE, |_, _| {})
+}
+
+#[test]
+fn whoever_follows_hears_what_is_granted_also_of_a_log_that_begins_with_a_store() {
+    let (alone, _) = written_alone();
+    let to = |name: &str| Grantee { shows: Shows::Token, name: Name::new(NameOf::ClientOrGroup, name).unwrap() };
+    let log = MemoryLog::default();
+    let granted = Granted::from([(to("web"), "beside it".to_owned())]);
+    import(log.clone(), alone.path(), granted.clone(), "importer", LITTLE, |_, _| {}).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut standby = Standby::open(log.clone(), folder.path()).unwrap();
+    // All messages that are there; whether one of them granted something.
+    let mut hears = || {
+        let mut grants = false;
+        loop {
+            let news = standby.follow(Duration::ZERO).unwrap();
+            grants |= news.grants;
+            if news.messages == 0 {
+                return (grants, standby.granted().unwrap());
+            }
+        }
+    };
+    assert_eq!(hears(), (true, granted.clone()));
+
+    let mut first = Server::new(&log);
+    first.follow();
+    let handle = first.lead();
+    block_on(handle.submit(vec![task("one")])).unwrap();
+    assert_eq!(hears(), (false, granted.clone()), "nothing was granted");
+    block_on(handle.grant(BTreeMap::from([(to("ci"), Some("later".to_owned())), (to("web"), None)]))).unwrap();
+    let now = Granted::from([(to("ci"), "later".to_owned())]);
+    assert_eq!(hears(), (true, now.clone()));
+    first.stop();
+
+    // What a cluster had is in the database of each of its servers, and goes before files that lie beside that.
+    first.role = Role::Down;
+    let other = MemoryLog::default();
+    let beside = Granted::from([(to("ci"), "older".to_owned()), (to("web"), "beside it".to_owned())]);
+    import(other.clone(), first.dir.path(), beside, "importer", LITTLE, |_, _| {}).unwrap();
+    let fresh = tempfile::tempdir().unwrap();
+    let mut standby = Standby::open(other, fresh.path()).unwrap();
+    while standby.follow(Duration::ZERO).unwrap().messages > 0 {}
+    assert_eq!(standby.granted().unwrap(), now.into_iter().chain([(to("web"), "beside it".to_owned())]).collect());
 }
 
 #[test]

@@ -1113,6 +1113,22 @@ for_each! {
         assert_eq!(recovered.drains, [drain("a", Some(70)), drain("c", None)]);
     }
 
+    fn what_is_granted_is_known_when_it_is_opened_again(place) {
+        let (store, handle) = place.start();
+        let token = |of: &str| Grantee { shows: Shows::Token, name: name(of) };
+        let certificate = Grantee { shows: Shows::Certificate, name: name("a") };
+        let first = [(token("a"), "1"), (token("b"), "2"), (certificate.clone(), "3")];
+        let changed = |all: Vec<(Grantee, Option<&str>)>| {
+            let changed = all.into_iter().map(|(to, text)| (to, text.map(str::to_owned))).collect();
+            block_on(handle.grant(changed)).unwrap();
+        };
+        changed(first.map(|(to, text)| (to, Some(text))).into());
+        changed(vec![(token("a"), Some("4")), (token("b"), None), (token("never"), None)]);
+        store.close().unwrap();
+        let (_store, recovered) = place.open();
+        assert_eq!(recovered.grants, BTreeMap::from([(token("a"), "4".into()), (certificate, "3".into())]));
+    }
+
     fn nothing_is_accepted_before_what_was_accepted_before_it_though_the_clock_was_set_back(place) {
         // The clock was an hour ahead when the server was stopped.
         let ahead = Time::now().after(Duration::from_secs(3600));

@@ -17,6 +17,7 @@ use log::info;
 use super::config::Config;
 use super::grants::{Grants, Known};
 use super::identity::{Connections, Identity, Origin};
+use super::kept::Kept;
 use super::limits::{Account, Accounts, Held, Limit, Wait};
 use super::logins::{self, Logins};
 use super::refusal::Refusal;
@@ -25,6 +26,8 @@ use super::tokens::{End, OPERATOR_FILE, Token, Tokens};
 use crate::broker::{Join, Quota};
 use crate::labels::Labels;
 use crate::secret::Secret;
+#[cfg(feature = "cluster")]
+use crate::store::Granted;
 use crate::task::{Name, NameOf, NewTask, Submitter};
 
 /// Whether callers have to say who they are.
@@ -168,11 +171,15 @@ impl Access {
     pub(super) fn of(
         is_on: bool,
         data: &Path,
+        kept: Kept,
         connections: Connections,
         grants: Grants,
         accounts: Accounts,
     ) -> Result<Access, String> {
-        let tokens = if is_on { Tokens::open(data, accounts.clone())? } else { Tokens::none(data, accounts.clone()) };
+        let tokens = match is_on {
+            true => Tokens::open(data, kept, accounts.clone())?,
+            false => Tokens::none(kept, accounts.clone()),
+        };
         let (logins, operator_file) =
             (Logins::default(), std::path::absolute(data.join(OPERATOR_FILE)).unwrap_or_default());
         let shared = Shared { is_on, connections, tokens, grants, accounts, logins, operator_file };
@@ -183,9 +190,22 @@ impl Access {
     #[cfg(test)]
     pub(super) fn open(connections: Connections) -> Access {
         let accounts = Accounts::new(super::limits::Limits::default());
-        let grants =
-            Grants::open(Path::new(""), None, false, &[], accounts.clone()).unwrap_or_else(|why| panic!("{why}"));
-        Access::of(false, Path::new(""), connections, grants, accounts).unwrap_or_else(|why| panic!("{why}"))
+        let (data, kept) = (Path::new(""), Kept::in_files(Path::new("")));
+        let grants = Grants::open(data, kept.clone(), None, false, &[], accounts.clone());
+        let grants = grants.unwrap_or_else(|why| panic!("{why}"));
+        Access::of(false, data, kept, connections, grants, accounts).unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    /// Grants what stands in the log of a cluster, and nothing else. Says what that makes for the broker.
+    #[cfg(feature = "cluster")]
+    pub(super) fn take(&self, granted: &Granted) -> Vec<Quota> {
+        let (mut quotas, regrouped) = self.0.grants.take(granted);
+        quotas.extend(self.0.tokens.take(granted));
+        // They come again at once, and are looked at anew.
+        for name in &regrouped {
+            self.0.connections.end(name);
+        }
+        quotas
     }
 
     pub(super) fn is_on(&self) -> bool {
@@ -244,12 +264,17 @@ impl Access {
             all.next().and_then(|(_, value)| std::str::from_utf8(value).ok())
         };
         let row = asked(ctx);
-        let Caller { peer, who } = self.caller(ctx)?;
-        let who = match said(PASSED_FOR) {
-            Some(uri) => Some(Who::Certificate(self.certified(uri)?)),
-            None => who.filter(|who| matches!(who, Who::Token(_))),
+        let caller = match said(PASSED_FOR) {
+            Some(uri) => Caller {
+                peer: self.0.connections.origin(ctx.peer())?.peer,
+                who: Some(Who::Certificate(self.certified(uri)?)),
+            },
+            None => {
+                let Caller { peer, who } = self.caller(ctx)?;
+                Caller { peer, who: who.filter(|who| matches!(who, Who::Token(_))) }
+            }
         };
-        let caller = Caller { peer: said(PASSED_FROM).map_or(peer, Arc::from), who };
+        let caller = Caller { peer: said(PASSED_FROM).map_or(caller.peer, Arc::from), who: caller.who };
         self.check(&caller, row)?;
         Ok((caller, row))
     }
@@ -266,6 +291,13 @@ impl Access {
         let account = self.0.accounts.of(super::limits::Holder::Certificate(identity.clone()), Default::default());
         let (groups, labels, common_groups) = (Vec::new(), Labels::default(), Arc::from([]));
         Ok(Arc::new(Known { identity, groups, labels, common_groups, account }))
+    }
+
+    /// The identity of one who shows the credential of operators on this machine, which no other server knows. `None`: it is not that.
+    #[cfg(feature = "cluster")]
+    pub(super) fn local(&self, authorization: &[u8]) -> Option<String> {
+        let token = self.by_token(authorization).ok().filter(|token| self.0.is_on && token.is_local());
+        token.map(|token| token.identity.uri())
     }
 
     /// Whether some identity says what is of this key of a label: then nobody is believed who says it himself.
@@ -344,12 +376,17 @@ fn is_of_this_machine(peer: &str) -> bool {
 }
 
 impl Caller {
-    /// How another server of the cluster is told whose call it is. What a token is good for it finds out itself.
+    /// How another server of the cluster is told whose call it is. What a token is good for it finds out itself, so that goes along
+    /// (`authorization`), unless it is that of operators on this machine.
     #[cfg(feature = "cluster")]
-    pub(super) fn pass_on(&self, add: &mut dyn FnMut(&str, &str)) {
+    pub(super) fn pass_on<'a>(&self, authorization: impl Iterator<Item = &'a [u8]>, add: &mut dyn FnMut(&str, &str)) {
         add(PASSED_FROM, &self.peer);
-        if let Some(Who::Certificate(known)) = &self.who {
-            add(PASSED_FOR, &known.identity.uri());
+        match &self.who {
+            Some(Who::Token(token)) if !token.is_local() => {
+                authorization.for_each(|value| add("authorization", &String::from_utf8_lossy(value)));
+            }
+            Some(who) => add(PASSED_FOR, &who.identity().uri()),
+            None => {}
         }
     }
 
@@ -573,7 +610,8 @@ mod tests {
         let (name, role, labels) = ("web".into(), "agent".into(), "role=web".into());
         let new = NewToken { name, role, groups, targets: vec![], labels, rate: 0, limits: Own::new(), ttl: None };
         let accounts = Accounts::new(Limits::default());
-        let (token, _) = Tokens::open(folder.path(), accounts).unwrap().create(new).unwrap();
+        let (token, _) =
+            Tokens::open(folder.path(), Kept::in_files(folder.path()), accounts).unwrap().create(new).unwrap();
         Caller { peer: "ipv4:192.0.2.1:5".into(), who: Some(Who::Token(token)) }
     }
 

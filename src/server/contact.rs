@@ -144,7 +144,7 @@ impl ContactService {
                     window.into_iter().for_each(|window| caller.has_window(window));
                     // Its limits may have been changed while it came.
                     if let Some(now) = caller.quota().filter(|now| quota != Some(*now)) {
-                        self.upstream.set_quota(now).await;
+                        let _ = self.upstream.set_quotas(vec![now]).await;
                     }
                 }
                 Ok(Entered { session, inbox, new_group, window, client, standing, batch, max_message, greet, receipts })

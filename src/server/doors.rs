@@ -19,6 +19,7 @@ use super::first_steps::FirstSteps;
 use super::grants::Grants;
 use super::health::Health;
 use super::identity::Connections;
+use super::kept::Kept;
 use super::limits::Accounts;
 use super::port::{self, Kind, Port, Ports};
 use super::receipts::Receipts;
@@ -66,9 +67,10 @@ pub(super) struct Doors {
 }
 
 impl Doors {
-    /// Reads what says who may come. `first`: what is to be done, as soon as TLS is known, before anything is written to [`Config::data`].
+    /// Reads what says who may come; `kept`: where that stands which is granted. `first`: what is to be done, as soon as TLS is known, before anything is written to [`Config::data`].
     pub(super) fn new<T>(
         config: &Config,
+        kept: Kept,
         first: impl FnOnce(Option<&Tls>, &About) -> Result<T, ServerError>,
     ) -> Result<(Doors, T), ServerError> {
         let about = Arc::new(About::new(config));
@@ -104,10 +106,17 @@ impl Doors {
             data: config.data.clone(),
         };
         let groups: Vec<String> = config.agent_groups.iter().map(ToString::to_string).collect();
-        let grants = Grants::open(&config.data, authority.clone(), takes_certificates, &groups, accounts.clone());
+        let grants =
+            Grants::open(&config.data, kept.clone(), authority.clone(), takes_certificates, &groups, accounts.clone());
         let grants = grants.map_err(ServerError::Tokens)?;
-        let access =
-            Access::of(callers_say_who_they_are, &config.data, connections.clone(), grants.clone(), accounts.clone());
+        let access = Access::of(
+            callers_say_who_they_are,
+            &config.data,
+            kept,
+            connections.clone(),
+            grants.clone(),
+            accounts.clone(),
+        );
         let access = access.map_err(ServerError::Tokens)?;
         let doors = Doors {
             about,

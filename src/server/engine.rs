@@ -16,7 +16,6 @@ use super::dial::Dialler;
 use super::doors::Doors;
 use super::health::Health;
 use super::http::{HttpThread, Reception};
-use super::limits::Limits;
 use super::operator::{Identities, Operator};
 use super::port;
 use super::query::Pool;
@@ -119,6 +118,7 @@ impl Engine {
         let operator = Operator {
             dialler: dialler.clone(),
             broker: broker.handle(),
+            upstream: contact.upstream.clone(),
             store: handle,
             queries: pool.queries(),
             runs: runs_handle,
@@ -186,14 +186,11 @@ impl Engine {
         doors: &Doors,
         broker: broker::Config,
         retention: Retention,
-        limits: Limits,
     ) -> Result<(), BrokerError> {
         doors.about.set_retention(retention.clone());
         self.store.handle().set_min_free(retention.min_free);
         self.jobs.iter().for_each(|jobs| jobs.retention.set(retention.clone()));
-        let handle = self.broker.handle();
-        block_on(handle.reconfigure(broker))?;
-        block_on(handle.set_quotas(doors.accounts.set_limits(limits)))
+        block_on(self.broker.handle().reconfigure(broker))
     }
 
     /// Does nothing by itself any more, and ends the streams of tasks; `so_many`: is told before how many there are. What clients report

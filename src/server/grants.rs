@@ -2,20 +2,22 @@
 //! grants of those with certificates; a token has its own.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
 use super::authority::Authority;
 use super::identity::Identity;
+use super::kept::{self, Kept};
 use super::limits::{Account, Accounts, Changes, Holder, Limit, Most, Own, changed};
 use super::refusal::Refusal;
+#[cfg(feature = "cluster")]
+use crate::broker::Quota;
 use crate::labels::Labels;
 use crate::private_file;
-use crate::task::{GroupName, NameOf};
+use crate::store::{Granted, Shows};
+use crate::task::{GroupName, Name, NameOf};
 
 /// In the data folder: what is granted to those whose certificates are of another authority.
 const FILE: &str = "grants.json";
@@ -131,7 +133,9 @@ struct Shared {
     authority: Option<Authority>,
     /// Those of another authority, if it is one: by name.
     others: Option<Mutex<BTreeMap<String, Grant>>>,
-    file: PathBuf,
+    kept: Kept,
+    /// One change after another.
+    changing: Mutex<()>,
     common_groups: Arc<[String]>,
     accounts: Accounts,
 }
@@ -140,19 +144,16 @@ impl Grants {
     /// `others`: certificates of another authority are asked for. `common`: the groups that all with certificates may name. An error says what is wrong with which file.
     pub(super) fn open(
         data: &Path,
+        kept: Kept,
         authority: Option<Authority>,
         others: bool,
         common: &[String],
         accounts: Accounts,
     ) -> Result<Grants, String> {
-        let file = data.join(FILE);
-        let read = || match fs::read(&file) {
-            Ok(text) => serde_json::from_slice(&text).map_err(|e| format!("{}: {e}", file.display())),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(BTreeMap::new()),
-            Err(e) => Err(format!("{}: {e}", file.display())),
-        };
+        let read = || entries(data, kept.read(FILE)?);
         let others = (others && authority.is_none()).then(read).transpose()?.map(Mutex::new);
-        Ok(Grants(Arc::new(Shared { authority, others, file, common_groups: common.into(), accounts })))
+        let (changing, common_groups) = (Mutex::default(), common.into());
+        Ok(Grants(Arc::new(Shared { authority, others, kept, changing, common_groups, accounts })))
     }
 
     /// The one that a certificate names, and what is granted to it. `None`: it was revoked.
@@ -186,11 +187,13 @@ impl Grants {
 
     /// Grants something else from now on. It waits for the disk. `None`: there is nobody of that name.
     pub(super) fn change(&self, name: &str, change: &Change) -> Result<Option<Grant>, Refusal> {
+        let _changing = self.0.changing.lock().unwrap_or_else(PoisonError::into_inner);
         match (&self.0.authority, self.others()) {
             (Some(authority), _) => authority.change(name, change),
-            (None, Some(mut all)) => {
-                let grant = all.get(name).cloned().unwrap_or_default().with(change)?;
+            (None, Some(all)) => {
                 let mut next = all.clone();
+                drop(all);
+                let grant = next.get(name).cloned().unwrap_or_default().with(change)?;
                 next.remove(name);
                 if grant != Grant::default() {
                     next.insert(name.to_owned(), grant.clone());
@@ -198,14 +201,43 @@ impl Grants {
                 if next.len() > MOST_NAMED {
                     return Err(Refusal::NoSuchGrant(format!("something is granted to {MOST_NAMED} names already")));
                 }
-                let text = serde_json::to_vec_pretty(&next).map_err(io::Error::from);
-                let written = text.and_then(|text| private_file::write(&self.0.file, text));
-                written.map_err(|e| Refusal::NotWritten { file: self.0.file.clone(), why: e.to_string() })?;
-                *all = next;
+                let called = Name::new(NameOf::ClientOrGroup, name)?;
+                let row = || Ok(vec![(called, next.get(name).map(serde_json::to_string).transpose()?)]);
+                self.0.kept.write((Shows::Certificate, FILE), || serde_json::to_string_pretty(&next), row)?;
+                self.others().into_iter().for_each(|mut all| *all = next.clone());
                 Ok(Some(grant))
             }
             (None, None) => Ok(None),
         }
+    }
+
+    /// Grants what stands in the log of a cluster, and nothing else. Says what that makes for the broker, and who may name other groups than
+    /// before.
+    #[cfg(feature = "cluster")]
+    pub(super) fn take(&self, granted: &Granted) -> (Vec<Quota>, Vec<String>) {
+        let _changing = self.0.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(mut all) = self.others() else { return Default::default() };
+        let mut next = BTreeMap::new();
+        for (name, text) in kept::of(granted, Shows::Certificate) {
+            match serde_json::from_str::<Grant>(text) {
+                Ok(grant) => drop(next.insert(name.to_string(), grant)),
+                Err(why) => log::warn!("what the log of the cluster grants to {name} is not read: {why}"),
+            }
+        }
+        let before = std::mem::replace(&mut *all, next.clone());
+        drop(all);
+        let (mut quotas, mut regrouped) = (Vec::new(), Vec::new());
+        for name in before.keys().chain(next.keys().filter(|name| !before.contains_key(*name))) {
+            let [was, is] = [&before, &next].map(|all| all.get(name).cloned().unwrap_or_default());
+            if was.limits != is.limits {
+                let accounts = self.0.accounts.certified(name);
+                quotas.extend(accounts.iter().map(|account| account.change(is.limits.clone())));
+            }
+            if was.groups != is.groups {
+                regrouped.push(name.clone());
+            }
+        }
+        (quotas, regrouped)
     }
 
     fn others(&self) -> Option<MutexGuard<'_, BTreeMap<String, Grant>>> {
@@ -213,17 +245,51 @@ impl Grants {
     }
 }
 
+fn entries(data: &Path, text: Option<Vec<u8>>) -> Result<BTreeMap<String, Grant>, String> {
+    let read = text.map_or(Ok(BTreeMap::new()), |text| serde_json::from_slice(&text));
+    read.map_err(|e| format!("{}: {e}", data.join(FILE).display()))
+}
+
+/// What the file of a server that is alone grants, as it stands in a log.
+#[cfg(feature = "cluster")]
+pub(super) fn in_file(data: &Path) -> Result<Vec<(Name, String)>, String> {
+    let row = |(name, grant): (String, Grant)| {
+        let name = Name::new(NameOf::ClientOrGroup, &name).map_err(|e| e.to_string())?;
+        Ok((name, serde_json::to_string(&grant).map_err(|e| e.to_string())?))
+    };
+    let all = entries(data, Kept::in_files(data).read(FILE)?)?.into_iter().map(row).collect::<Result<_, String>>();
+    all.map_err(|why| format!("{}: {why}", data.join(FILE).display()))
+}
+
+/// Has the file grant what stood in a log, too.
+pub(super) fn put_in_file(data: &Path, granted: &Granted) -> Result<(), String> {
+    let mut all = entries(data, Kept::in_files(data).read(FILE)?)?;
+    for (name, text) in kept::of(granted, Shows::Certificate) {
+        let grant = serde_json::from_str(text).map_err(|e| format!("what is granted to {name}: {e}"))?;
+        all.insert(name.to_string(), grant);
+    }
+    if all.is_empty() {
+        return Ok(());
+    }
+    let text = serde_json::to_string_pretty(&all).map_err(|e| e.to_string())?;
+    let file = data.join(FILE);
+    private_file::write(&file, text).map_err(|e| format!("{}: {e}", file.display()))
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use std::fs;
+
     use super::super::limits::Limits;
     use super::super::roles::Role;
     use super::*;
-    use crate::task::Name;
+    #[cfg(feature = "cluster")]
+    use crate::store::Grantee;
 
     fn open(data: &Path) -> Grants {
-        Grants::open(data, None, true, &[], Accounts::new(Limits::default())).unwrap()
+        Grants::open(data, Kept::in_files(data), None, true, &[], Accounts::new(Limits::default())).unwrap()
     }
 
     #[test]
@@ -251,7 +317,43 @@ mod tests {
         assert_eq!(open(folder.path()).change("web", &wrong).unwrap_err().cause(), "NAME_INVALID");
         fs::write(folder.path().join(FILE), "[").unwrap();
         let accounts = Accounts::new(Limits::default());
-        assert!(Grants::open(folder.path(), None, true, &[], accounts).err().unwrap().contains(FILE));
+        assert!(
+            Grants::open(folder.path(), Kept::in_files(folder.path()), None, true, &[], accounts)
+                .err()
+                .unwrap()
+                .contains(FILE)
+        );
+    }
+
+    #[cfg(feature = "cluster")]
+    #[test]
+    fn what_the_log_of_a_cluster_grants_counts_and_says_who_is_to_be_looked_at_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let accounts = Accounts::new(Limits::default());
+        let kept = Kept::Log(Default::default());
+        let grants = Grants::open(folder.path(), kept, None, true, &[], accounts).unwrap();
+        let name = |name: &str| Name::new(NameOf::ClientOrGroup, name).unwrap();
+        let granted = |all: &[(&str, &str)]| -> Granted {
+            let row =
+                |(of, text): &(&str, &str)| (Grantee { shows: Shows::Certificate, name: name(of) }, (*text).into());
+            all.iter().map(row).collect()
+        };
+        let known = grants.known(Identity { role: Role::Agent, name: name("web") }).unwrap();
+        let (quotas, regrouped) =
+            grants.take(&granted(&[("web", r#"{"groups":["workers"],"limits":{"window":3}}"#), ("db", "{}")]));
+        assert_eq!(quotas.iter().map(|quota| quota.window).collect::<Vec<_>>(), [3]);
+        assert_eq!(known.account.quota().window, 3);
+        assert_eq!(regrouped, ["web"]);
+        assert_eq!(grants.of("web").unwrap().groups, ["workers"]);
+        let (quotas, regrouped) = grants.take(&granted(&[("web", r#"{"groups":["workers"]}"#)]));
+        assert_eq!((quotas.len(), regrouped.len()), (1, 0));
+        let (quotas, regrouped) = grants.take(&granted(&[]));
+        assert_eq!((quotas.len(), regrouped), (0, vec!["web".to_owned()]));
+        assert_eq!(grants.change("web", &Change::default()).unwrap_err().cause(), "NO_LEADER");
+
+        put_in_file(folder.path(), &granted(&[("web", r#"{"groups":["workers"]}"#)])).unwrap();
+        assert_eq!(open(folder.path()).of("web").unwrap().groups, ["workers"]);
+        assert_eq!(in_file(folder.path()).unwrap(), [(name("web"), r#"{"groups":["workers"]}"#.to_owned())]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use log::warn;
 
 use super::member::PAUSE;
-use super::{ClusterConfig, ServerError, receipts};
+use super::{ClusterConfig, ServerError, kept, receipts};
 use crate::store::{self, JetStream, JetStreamConfig, JetStreamError, Positions};
 
 /// How long NATS is waited for, which may be starting; and how long each message is sent again and again, since it may elect another leader
@@ -31,13 +31,14 @@ pub struct Imported {
 /// as it is, and so does a cluster that is not new; what is interrupted can be done again.
 pub fn import(from: &Path, cluster: &ClusterConfig, tell: impl FnMut(u64, u64)) -> Result<Imported, ServerError> {
     let refused = |why: &dyn ToString| ServerError::Start(why.to_string());
+    let granted = kept::in_files(from).map_err(ServerError::Tokens)?;
     let secret = receipts::key(from);
     let log = reach(&JetStreamConfig { secret, ..cluster.log.clone() }).map_err(|why| refused(&why))?;
     let keeps_receipts = secret == Some(log.secret());
     let beats = log.beats();
     // Servers that are there already wait for the end.
     beats.give(Some(""));
-    let imported = store::import(log, from, &cluster.advertise, PATIENCE, tell);
+    let imported = store::import(log, from, granted, &cluster.advertise, PATIENCE, tell);
     beats.give(None);
     let store::Imported { positions, bytes, place } = imported.map_err(|why| refused(&why))?;
     Ok(Imported { positions, bytes, place, keeps_receipts })

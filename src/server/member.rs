@@ -17,6 +17,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use futures::executor::block_on;
 use log::{info, warn};
 
 use super::control::ControlService;
@@ -24,6 +25,7 @@ use super::doors::{Doors, OpenDoors};
 use super::engine::{Engine, Page};
 use super::health::Health;
 use super::http::{Following, HttpThread};
+use super::kept::{self, Kept};
 use super::limits::Limits;
 use super::operator::Servers;
 use super::port::{self, is_of_this_machine};
@@ -31,7 +33,7 @@ use super::proxy::{Leader, Leads, LinkService, PATIENCE, PassOn, ProxyThread, Wa
 use super::roles::Role;
 use super::upstream::Upstream;
 use super::{Config, Pulse, Retention, ServerError, bind, receipts};
-use crate::broker;
+use crate::broker::{self, Quota};
 use crate::front::Tls;
 use crate::store::{
     Beats, FollowError, Handle, Heard, JetStream, JetStreamConfig, Replicated, Room, Saying, Space, Standby, Store,
@@ -196,6 +198,8 @@ struct Station {
     /// What operators call, while this server leads; and else.
     control: Arc<Mutex<Option<ControlService>>>,
     elsewhere: PassOn,
+    /// What is granted goes there, while this server leads.
+    granted: kept::Log,
     http: Option<HttpThread>,
     following: Following,
     /// Of the connection to NATS that was made last.
@@ -207,6 +211,16 @@ struct Station {
 impl Station {
     fn beats(&self) -> Beats {
         locked(&self.beats).clone()
+    }
+
+    /// Has those come in that the log names.
+    fn take_granted(&self, standby: &Standby<JetStream>) -> Result<(), FollowError> {
+        self.set_quotas(self.doors.access.take(&standby.granted()?));
+        Ok(())
+    }
+
+    fn set_quotas(&self, quotas: Vec<Quota>) {
+        block_on(self.proxy.handle().set_quotas(quotas));
     }
 
     /// Has clients and operators go on with the server that says that it leads. What this one said itself while it did is over.
@@ -224,7 +238,7 @@ impl Run {
     fn run(mut self) -> Result<(), ServerError> {
         self.shared.set_role("following (the log was not reached yet)".into());
         let waiting = Waiting::start(self.config.http.as_deref(), self.shared.clone())?;
-        let Next::Goes(log) = self.reach()? else { return Ok(()) };
+        let Next::Goes(log) = self.reach(None)? else { return Ok(()) };
         drop(waiting);
         let station = self.open(&log)?;
         let followed = self.work(log, &station);
@@ -254,13 +268,14 @@ impl Run {
             // The connection to NATS goes with the backend that led.
             let log = match reached.take() {
                 Some(log) => log,
-                None => match self.reach()? {
+                None => match self.reach(Some(station))? {
                     Next::Goes(log) => log,
                     Next::Stops => return Ok(Next::Stops),
                 },
             };
             *locked(&station.beats) = log.beats();
-            match Standby::open(log, &self.config.data) {
+            let opened = Standby::open(log, &self.config.data);
+            match opened.and_then(|standby| station.take_granted(&standby).map(|()| standby)) {
                 Ok(standby) => return Ok(Next::Goes(standby)),
                 // It may be its disk that ended its term.
                 Err(error) if has_led && error.may_pass() => {
@@ -268,7 +283,7 @@ impl Run {
                 }
                 Err(error) => return Err(of_follow(error)),
             }
-            if self.pause() {
+            if self.pause(Some(station)) {
                 return Ok(Next::Stops);
             }
         }
@@ -279,7 +294,8 @@ impl Run {
         let secret = log.secret();
         receipts::set_key(&self.config.data, secret)
             .map_err(|why| ServerError::Data { path: self.config.data.join("receipt-key"), why })?;
-        let (doors, ()) = Doors::new(&self.config, |_, _| Ok(()))?;
+        let granted = kept::Log::default();
+        let (doors, ()) = Doors::new(&self.config, Kept::Log(granted.clone()), |_, _| Ok(()))?;
         let (health, trouble) = Health::of_cluster();
         let start = |error: std::io::Error| ServerError::Start(error.to_string());
         let way = Arc::new(Way::new(doors.env.clone(), &secret, self.cluster.tls.clone()).map_err(start)?);
@@ -327,6 +343,7 @@ impl Run {
             link,
             control,
             elsewhere,
+            granted,
             http,
             following,
             beats,
@@ -351,7 +368,11 @@ impl Run {
             }
             let clients = station.proxy.handle().clients() as u32;
             let mut resigned = false;
-            match standby.follow(LOOK) {
+            let followed = standby.follow(LOOK).and_then(|news| {
+                news.grants.then(|| station.take_granted(&standby)).transpose()?;
+                Ok(news)
+            });
+            match followed {
                 Ok(news) if news.messages > 0 => (word, resigned) = (Instant::now(), news.resigned),
                 Ok(_) => reads = true,
                 Err(why) if why.may_pass() => {
@@ -393,7 +414,7 @@ impl Run {
     }
 
     /// Connects to NATS, however long that takes.
-    fn reach(&mut self) -> Result<Next<JetStream>, ServerError> {
+    fn reach(&mut self, station: Option<&Station>) -> Result<Next<JetStream>, ServerError> {
         loop {
             match JetStream::open(&self.cluster.log) {
                 Ok(log) => return Ok(Next::Goes(log)),
@@ -403,20 +424,20 @@ impl Run {
                 }
                 Err(error) => return Err(ServerError::Start(error.to_string())),
             }
-            if self.pause() {
+            if self.pause(station) {
                 return Ok(Next::Stops);
             }
         }
     }
 
     /// Waits before something is tried again; says whether the server is to stop.
-    fn pause(&mut self) -> bool {
+    fn pause(&mut self, station: Option<&Station>) -> bool {
         let again = Instant::now() + PAUSE;
         while Instant::now() < again {
             match self.orders.recv_timeout(LOOK) {
                 Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return true,
-                Ok(Order::Reconfigure(settings)) => self.take_settings(*settings),
-                Ok(Order::ReloadTls) | Err(RecvTimeoutError::Timeout) => {}
+                Ok(order) => self.obey(order, station, None),
+                Err(RecvTimeoutError::Timeout) => {}
             }
         }
         false
@@ -431,6 +452,7 @@ impl Run {
         beats.say(says.clone());
         let engine = self.engine(backend, station).inspect_err(|_| beats.give(None))?;
         let store = engine.store();
+        station.granted.set(Some(store.clone()));
         let (leads, over) = {
             let failing = store.clone();
             Leads::new(engine.broker(), self.config.broker.anonymous_from, move || failing.failure())
@@ -455,7 +477,7 @@ impl Run {
             }
             match self.orders.recv_timeout(LOOK) {
                 Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => break Next::Stops,
-                Ok(order) => self.obey(order, station, Some(&engine)),
+                Ok(order) => self.obey(order, Some(station), Some(&engine)),
                 Err(RecvTimeoutError::Timeout) => {}
             }
             if store.is_fenced() {
@@ -474,6 +496,7 @@ impl Run {
         self.shared.set_pulse(None);
         beats.give(None);
         *locked(&station.control) = None;
+        station.granted.set(None);
         station.elsewhere.set(None);
         station.http.iter().for_each(|http| http.follows(&station.following));
         station.link.set(None);
@@ -555,28 +578,28 @@ impl Run {
             if let Order::Stop = order {
                 return true;
             }
-            self.obey(order, station, None);
+            self.obey(order, Some(station), None);
         }
         false
     }
 
-    fn obey(&mut self, order: Order, station: &Station, engine: Option<&Engine>) {
-        match order {
-            Order::Stop => {}
-            Order::ReloadTls => station.open.reload_tls(),
-            Order::Reconfigure(settings) => {
+    /// Without a station nothing is open yet.
+    fn obey(&mut self, order: Order, station: Option<&Station>, engine: Option<&Engine>) {
+        match (order, station) {
+            (Order::Reconfigure(settings), _) => {
                 let (broker, retention, limits) = *settings;
-                self.take_settings((broker.clone(), retention.clone(), limits));
-                let taken = engine.map(|engine| engine.reconfigure(&station.doors, broker, retention, limits));
+                (self.config.broker, self.config.retention) = (broker.clone(), retention.clone());
+                self.config.limits = limits;
+                let Some(station) = station else { return };
+                station.set_quotas(station.doors.accounts.set_limits(limits));
+                let taken = engine.map(|engine| engine.reconfigure(&station.doors, broker, retention));
                 if let Some(Err(error)) = taken {
                     warn!("not all of the settings are taken over: {error}");
                 }
             }
+            (Order::ReloadTls, Some(station)) => station.open.reload_tls(),
+            (Order::ReloadTls | Order::Stop, _) => {}
         }
-    }
-
-    fn take_settings(&mut self, (broker, retention, limits): (broker::Config, Retention, Limits)) {
-        (self.config.broker, self.config.retention, self.config.limits) = (broker, retention, limits);
     }
 }
 

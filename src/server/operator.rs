@@ -51,6 +51,7 @@ use super::schedules::Schedules;
 use super::status_rate::StatusRate;
 use super::tokens::{NewToken, Token};
 use super::traffic::Traffic;
+use super::upstream::Upstream;
 use crate::attachment::Attachment;
 use crate::broker::{self, BrokerError, Cancelled, ClientInfo, ContestedId, Drained, GroupError, MOST_DRAINS};
 use crate::group_limits::{GroupLimits, LimitsChange, PerSecond};
@@ -80,6 +81,8 @@ pub(super) fn retry_policy(text: &str) -> Result<RetryPolicy, Refusal> {
 pub(super) struct Operator {
     pub(super) dialler: Dialler,
     pub(super) broker: broker::Handle,
+    /// What the streams of clients here go to.
+    pub(super) upstream: Upstream,
     pub(super) store: store::Handle,
     pub(super) queries: Queries,
     pub(super) runs: Runs,
@@ -546,7 +549,7 @@ impl Operator {
         let accounts = self.access.accounts().certified(name);
         let changed = certified.iter().flat_map(|grant| accounts.iter().map(|one| one.change(grant.limits.clone())));
         let with_token = self.access.tokens().named(name).map(|token| token.account.quota());
-        Ok(self.broker.set_quotas(changed.chain(with_token).collect()).await?)
+        Ok(self.upstream.set_quotas(changed.chain(with_token).collect()).await?)
     }
 
     /// Who was given certificates; or, where another authority does so, to whom something is granted.

@@ -263,7 +263,12 @@ impl Run {
                 self.up_if_ready(|| Up::Statuses(ask, statuses.clone()));
                 self.asks.insert(ask, Asked::Statuses(statuses, reply));
             }
-            Command::Quota(quota) => self.up_if_ready(|| Up::Quota(quota)),
+            Command::Quota(quota) => {
+                // What it joins with where another server leads.
+                let its = self.sessions.values_mut().filter_map(|session| session.join.quota.as_mut());
+                its.filter(|its| its.of == quota.of).for_each(|its| *its = quota);
+                self.up_if_ready(|| Up::Quota(quota));
+            }
             Command::Leader(leader) => self.set_leader(leader),
             Command::Downs(link, downs) => {
                 let Some(attached) = self.link.as_mut().filter(|attached| attached.number == link) else { return };

@@ -1,10 +1,8 @@
 //! Bearer tokens: who has one, and for what. The file has the hashes of them alone, so whoever reads it can use none.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,12 +19,16 @@ use serde::{Deserialize, Serialize};
 
 use super::grants::{Grant, check_names};
 use super::identity::Identity;
+use super::kept::{self, Kept};
 use super::limits::{Account, Accounts, Changes, Holder, Limit, Most, Own, changed};
 use super::refusal::Refusal;
 use super::roles::Role;
+#[cfg(feature = "cluster")]
+use crate::broker::Quota;
 use crate::labels::{LabelError, Labels};
 use crate::private_file;
 use crate::secret::{PREFIX, Secret};
+use crate::store::{Granted, Shows};
 use crate::task::{Audience, Name, NameOf, NewTask, Time};
 
 /// In the data folder.
@@ -132,6 +134,11 @@ impl Token {
     /// Resolves when it counts no more.
     pub(super) fn end(&self) -> End {
         self.end.clone()
+    }
+
+    /// Whether it is that of operators on this machine.
+    pub(super) fn is_local(&self) -> bool {
+        self.identity.name.as_str() == LOCAL
     }
 
     fn revoke(&self) {
@@ -241,32 +248,30 @@ impl NewToken {
     }
 }
 
-/// All of them. The file is written anew with each change.
+type All = HashMap<Hash, Arc<Token>>;
+
+/// All of them.
 pub(super) struct Tokens {
-    file: PathBuf,
+    kept: Kept,
     accounts: Accounts,
-    all: Mutex<HashMap<Hash, Arc<Token>>>,
+    /// One change after another: each waits for the disk, and who calls meanwhile does not.
+    changing: Mutex<()>,
+    all: Mutex<All>,
 }
 
 impl Tokens {
     /// None, and there will be none: where nobody has to say who they are.
-    pub(super) fn none(data: &Path, accounts: Accounts) -> Tokens {
-        Tokens { file: data.join(FILE), accounts, all: Mutex::default() }
+    pub(super) fn none(kept: Kept, accounts: Accounts) -> Tokens {
+        Tokens { kept, accounts, changing: Mutex::default(), all: Mutex::default() }
     }
 
-    /// Reads the file, if it is there, and makes the credential of operators on this machine, if that is not. An error says which file
-    /// and what is wrong.
-    pub(super) fn open(data: &Path, accounts: Accounts) -> Result<Tokens, String> {
-        let tokens = Tokens::none(data, accounts);
-        let wrong = |file: &Path, why: String| format!("{}: {why}", file.display());
-        let entries: Vec<Entry> = match fs::read(&tokens.file) {
-            Ok(text) => serde_json::from_slice(&text).map_err(|e| wrong(&tokens.file, e.to_string()))?,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(e) => return Err(wrong(&tokens.file, e.to_string())),
-        };
+    /// Reads what is kept, and makes the credential of operators on this machine, if that is not there. An error says which file and what is
+    /// wrong.
+    pub(super) fn open(data: &Path, kept: Kept, accounts: Accounts) -> Result<Tokens, String> {
+        let tokens = Tokens::none(kept, accounts);
         let mut all = tokens.lock();
-        for entry in entries {
-            let token = entry.token(&tokens.accounts).map_err(|why| wrong(&tokens.file, why))?;
+        for entry in entries(data, tokens.kept.read(FILE)?)? {
+            let token = entry.token(&tokens.accounts).map_err(|why| wrong(&data.join(FILE), why))?;
             all.insert(token.hash, Arc::new(token));
         }
         let file = data.join(OPERATOR_FILE);
@@ -292,8 +297,9 @@ impl Tokens {
         let secret = format!("{PREFIX}{}", new_secret());
         let now = Time::now();
         let (identity, grant, ttl) = new.check()?;
-        let mut all = self.lock();
-        let mut next = all.clone();
+        let _changing = self.change();
+        let before = self.lock().clone();
+        let mut next = before.clone();
         // Those that are over have told so for a while.
         next.retain(|_, token| token.expires_at.is_none_or(|at| at.after(KEPT) > now));
         let has_its_name = |other: &Arc<Token>| other.identity.name == identity.name;
@@ -310,8 +316,9 @@ impl Tokens {
         // Not before it is sure that there is one: its limits count from now on.
         let token = Arc::new(Token::new(identity, grant, hash(secret.as_bytes()), times, &self.accounts));
         next.insert(token.hash, token.clone());
-        self.write(&next)?;
-        *all = next;
+        let gone = before.values().filter(|other| !next.contains_key(&other.hash)).map(|other| (&**other, false));
+        self.write(&next, gone.chain([(&*token, true)]))?;
+        *self.lock() = next;
         Ok((token, secret))
     }
 
@@ -322,16 +329,14 @@ impl Tokens {
 
     /// Gives one other limits from now on. It waits for the disk. `None`: there is no token of that name.
     pub(super) fn limit(&self, name: &str, changes: &Changes) -> Result<Option<Arc<Token>>, Refusal> {
-        let all = self.lock();
-        let Some(token) = all.values().find(|token| token.identity.name.as_str() == name).cloned() else {
-            return Ok(None);
-        };
+        let _changing = self.change();
+        let Some(token) = self.named(name) else { return Ok(None) };
         if name == LOCAL && !changes.is_empty() {
             return Err(Refusal::NoSuchKindOfToken(format!("{LOCAL:?} has no limits of its own: it is in no file")));
         }
         let before = token.account.own();
         token.account.change(changed(&before, changes));
-        if let Err(e) = self.write(&all) {
+        if let Err(e) = self.write(&self.lock().clone(), [(&*token, true)]) {
             token.account.change(before);
             return Err(e);
         }
@@ -357,30 +362,106 @@ impl Tokens {
                 format!("{LOCAL:?} ends when its file is removed ({OPERATOR_FILE}) and the server is started anew");
             return Err(Refusal::NoSuchKindOfToken(why));
         }
-        let mut all = self.lock();
-        let mut next = all.clone();
-        let Some(token) = all.values().find(|token| token.identity.name.as_str() == name).cloned() else {
-            return Err(Refusal::NoSuchToken(name.to_owned()));
-        };
+        let _changing = self.change();
+        let token = self.named(name).ok_or_else(|| Refusal::NoSuchToken(name.to_owned()))?;
+        let mut next = self.lock().clone();
         next.remove(&token.hash);
-        self.write(&next)?;
-        *all = next;
+        self.write(&next, [(&*token, false)])?;
+        *self.lock() = next;
         token.revoke();
         Ok(())
     }
 
-    fn write(&self, all: &HashMap<Hash, Arc<Token>>) -> Result<(), Refusal> {
-        let failed = |e: io::Error| Refusal::NotWritten { file: self.file.clone(), why: e.to_string() };
-        let mut entries: Vec<Entry> =
-            all.values().filter(|token| token.identity.name.as_str() != LOCAL).map(|token| token.entry()).collect();
-        entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        let text = serde_json::to_vec_pretty(&entries).map_err(|e| failed(e.into()))?;
-        private_file::write(&self.file, text).map_err(failed)
+    /// Has those count that stand in the log of a cluster, and no others, but for that of operators on this machine. Says what that makes for
+    /// the broker.
+    #[cfg(feature = "cluster")]
+    pub(super) fn take(&self, granted: &Granted) -> Vec<Quota> {
+        let _changing = self.change();
+        let before = self.lock().clone();
+        let mut next: All =
+            before.iter().filter(|(_, token)| token.is_local()).map(|(hash, it)| (*hash, it.clone())).collect();
+        let mut quotas = Vec::new();
+        for (name, text) in kept::of(granted, Shows::Token) {
+            let read = serde_json::from_str(text).map_err(|e| e.to_string());
+            let token = read.and_then(|entry: Entry| {
+                let Some(known) = unhex(&entry.sha256).and_then(|hash| before.get(&hash)) else {
+                    return entry.token(&self.accounts).map(Arc::new);
+                };
+                if known.account.own() != entry.grant.limits {
+                    quotas.push(known.account.change(entry.grant.limits));
+                }
+                Ok(known.clone())
+            });
+            match token {
+                Ok(token) => drop(next.insert(token.hash, token)),
+                Err(why) => log::warn!("the token {name} in the log of the cluster lets nobody in: {why}"),
+            }
+        }
+        let gone = before.values().filter(|token| !next.contains_key(&token.hash)).cloned().collect::<Vec<_>>();
+        *self.lock() = next;
+        gone.iter().for_each(|token| token.revoke());
+        quotas
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Hash, Arc<Token>>> {
+    /// `changed`: those that are others now, and whether they still are there.
+    fn write<'a>(&self, all: &All, changed: impl IntoIterator<Item = (&'a Token, bool)>) -> Result<(), Refusal> {
+        let whole = || text_of(all.values().filter(|token| !token.is_local()).map(|token| token.entry()).collect());
+        let row = |(token, is_there): (&Token, bool)| {
+            let text = is_there.then(|| serde_json::to_string(&token.entry())).transpose()?;
+            Ok((token.identity.name.clone(), text))
+        };
+        self.kept.write((Shows::Token, FILE), whole, || changed.into_iter().map(row).collect())
+    }
+
+    fn change(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, All> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn wrong(file: &Path, why: String) -> String {
+    format!("{}: {why}", file.display())
+}
+
+/// What that text of the file says.
+fn entries(data: &Path, text: Option<Vec<u8>>) -> Result<Vec<Entry>, String> {
+    let read = text.map_or(Ok(Vec::new()), |text| serde_json::from_slice(&text));
+    read.map_err(|e| wrong(&data.join(FILE), e.to_string()))
+}
+
+fn text_of(mut entries: Vec<Entry>) -> serde_json::Result<String> {
+    entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    serde_json::to_string_pretty(&entries)
+}
+
+/// The tokens in the file of a server that is alone, as they stand in a log.
+#[cfg(feature = "cluster")]
+pub(super) fn in_file(data: &Path) -> Result<Vec<(Name, String)>, String> {
+    let accounts = Accounts::new(Default::default());
+    let row = |entry: Entry| {
+        let text = serde_json::to_string(&entry).map_err(|e| e.to_string())?;
+        Ok((entry.token(&accounts)?.identity.name, text))
+    };
+    let all = entries(data, Kept::in_files(data).read(FILE)?)?.into_iter().map(row).collect::<Result<_, String>>();
+    all.map_err(|why| wrong(&data.join(FILE), why))
+}
+
+/// Has the file have those that stood in a log, too.
+pub(super) fn put_in_file(data: &Path, granted: &Granted) -> Result<(), String> {
+    let file = data.join(FILE);
+    let failed = |e: serde_json::Error| wrong(&file, e.to_string());
+    let put = kept::of(granted, Shows::Token).map(|(_, text)| serde_json::from_str(text));
+    let mut all = put.collect::<serde_json::Result<Vec<Entry>>>().map_err(failed)?;
+    let names: HashSet<String> = all.iter().map(|entry| entry.name.clone()).collect();
+    let before = entries(data, Kept::in_files(data).read(FILE)?)?;
+    all.extend(before.into_iter().filter(|entry| !names.contains(&entry.name)));
+    if all.is_empty() {
+        return Ok(());
+    }
+    private_file::write(&file, text_of(all).map_err(failed)?).map_err(|e| wrong(&file, e.to_string()))
 }
 
 /// How long one is listed after its end.
@@ -402,11 +483,14 @@ fn local(file: &Path) -> Result<Secret, String> {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::super::grants::MOST_NAMES;
     use super::super::limits::Limits;
     use super::*;
+    #[cfg(feature = "cluster")]
+    use crate::store::Grantee;
 
     fn new(name: &str, role: &str) -> NewToken {
         NewToken {
@@ -422,7 +506,7 @@ mod tests {
     }
 
     fn open(folder: &tempfile::TempDir) -> Result<Tokens, String> {
-        Tokens::open(folder.path(), Accounts::new(Limits::default()))
+        Tokens::open(folder.path(), Kept::in_files(folder.path()), Accounts::new(Limits::default()))
     }
 
     fn reason(result: Result<impl Sized, Refusal>) -> &'static str {
@@ -466,6 +550,48 @@ mod tests {
         assert_eq!(reason(tokens.find(&secret)), "TOKEN_EXPIRED");
         tokens.create(new("ci", "submit")).unwrap();
         assert_eq!(reason(tokens.find(&secret)), "TOKEN_UNKNOWN");
+    }
+
+    #[cfg(feature = "cluster")]
+    #[test]
+    fn those_in_the_log_of_a_cluster_count_and_no_others_but_that_of_this_machine() {
+        let (alone, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let tokens = open(&alone).unwrap();
+        let limits = Own::from([(Limit::Streams, Most::of(5))]);
+        let (_, web) = tokens.create(NewToken { limits, ..new("web", "agent") }).unwrap();
+        let (_, ci) = tokens.create(new("ci", "submit")).unwrap();
+        let in_log = |data: &tempfile::TempDir| -> Granted {
+            let row = |(name, text)| (Grantee { shows: Shows::Token, name }, text);
+            in_file(data.path()).unwrap().into_iter().map(row).collect()
+        };
+        let accounts = Accounts::new(Limits::default());
+        let of_cluster = Tokens::open(folder.path(), Kept::Log(Default::default()), accounts).unwrap();
+        let local = fs::read_to_string(folder.path().join(OPERATOR_FILE)).unwrap();
+        assert!(of_cluster.take(&in_log(&alone)).is_empty(), "nobody is here whose limits are others");
+        let held = of_cluster.find(&web).unwrap();
+        assert_eq!(held.account.limits().get(Limit::Streams), Most::of(5));
+        of_cluster.find(&ci).unwrap();
+        assert_eq!(reason(of_cluster.create(new("other", "read"))), "NO_LEADER");
+
+        tokens.limit("web", &Changes::from([(Limit::Window, Some(Most::of(3)))])).unwrap();
+        tokens.revoke("ci").unwrap();
+        let ended = of_cluster.find(&ci).unwrap();
+        let quotas = of_cluster.take(&in_log(&alone));
+        assert_eq!(quotas.iter().map(|quota| quota.window).collect::<Vec<_>>(), [3]);
+        assert_eq!(reason(ended.check()), "TOKEN_UNKNOWN");
+        assert_eq!(reason(of_cluster.find(&ci)), "TOKEN_UNKNOWN");
+        held.check().unwrap();
+        assert!(Arc::ptr_eq(&held, &of_cluster.find(&web).unwrap()), "streams that it has go on");
+        assert!(of_cluster.find(local.trim()).unwrap().is_local());
+
+        // Back to a server that is alone: what the log said goes before what the file said.
+        let (web_of_log, (_, more)) = (in_log(&alone), tokens.create(new("more", "read")).unwrap());
+        tokens.revoke("web").unwrap();
+        put_in_file(alone.path(), &web_of_log).unwrap();
+        let tokens = open(&alone).unwrap();
+        for secret in [&web, &more] {
+            tokens.find(secret).unwrap();
+        }
     }
 
     #[test]

@@ -93,12 +93,15 @@ impl Upstream {
         }
     }
 
-    /// Other bounds for an identity.
-    pub(super) async fn set_quota(&self, quota: Quota) {
+    /// Other bounds for identities.
+    pub(super) async fn set_quotas(&self, quotas: Vec<Quota>) -> Result<(), BrokerError> {
         match self {
-            Upstream::Broker(broker) => drop(broker.set_quotas(vec![quota]).await),
+            Upstream::Broker(broker) => broker.set_quotas(quotas).await,
             #[cfg(feature = "cluster")]
-            Upstream::Proxy(proxy) => proxy.set_quota(quota).await,
+            Upstream::Proxy(proxy) => {
+                proxy.set_quotas(quotas).await;
+                Ok(())
+            }
         }
     }
 

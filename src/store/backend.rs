@@ -44,6 +44,8 @@ pub struct Recovered {
     pub dialled: Vec<Dialled>,
     /// The clients that have an id and were here, by id.
     pub clients: Vec<KnownClient>,
+    /// What is granted to whom, in a cluster. A server that is alone has files for that.
+    pub grants: Granted,
     /// The lanes of the tasks in `replay` that are in one, and are not settled by what stands there last.
     pub lanes: BTreeMap<TaskId, Name>,
     /// What the clock showed last.
@@ -119,6 +121,42 @@ pub struct Dialled {
     /// Since when.
     pub since: Time,
 }
+
+/// One to whom something is granted.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Grantee {
+    /// By what it is known.
+    pub shows: Shows,
+    /// Its name.
+    pub name: Name,
+}
+
+/// What one shows by which it is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Shows {
+    /// A token.
+    Token,
+    /// A certificate.
+    Certificate,
+}
+
+impl Shows {
+    /// As it is stored.
+    pub fn number(self) -> u32 {
+        match self {
+            Shows::Token => 0,
+            Shows::Certificate => 1,
+        }
+    }
+
+    /// The same back.
+    pub fn numbered(number: u32) -> Option<Shows> {
+        [Shows::Token, Shows::Certificate].into_iter().find(|shows| shows.number() == number)
+    }
+}
+
+/// What is granted to each. The store does not look into the texts.
+pub type Granted = BTreeMap<Grantee, String>;
 
 /// How far a group has come.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -300,6 +338,8 @@ pub struct Batch {
     pub dialled: BTreeMap<Name, Option<Dialled>>,
     /// To replace, or, with `None`, to remove.
     pub clients: BTreeMap<ClientId, Option<KnownClient>>,
+    /// To replace, or, with `None`, to remove.
+    pub grants: BTreeMap<Grantee, Option<String>>,
     /// Tasks whose expiry changes. They stand in the log already.
     pub expiries: Vec<(TaskId, Option<Time>)>,
     /// Tasks that lose their keys, which tasks of this batch may have. They stand in the log already.
@@ -324,6 +364,7 @@ impl Batch {
             && self.schedules.is_empty()
             && self.dialled.is_empty()
             && self.clients.is_empty()
+            && self.grants.is_empty()
             && self.expiries.is_empty()
             && self.freed.is_empty()
             && self.mark.is_none()

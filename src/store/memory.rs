@@ -7,9 +7,9 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use super::backend::{Oldest, PAGE_BYTES, STATUSES_AT_ONCE, Standing, lanes_of, last_outcome, page};
 use super::chunk::{block_of, chunks, segments};
 use super::{
-    Backend, Backlog, BacklogPage, Batch, ChunkOfTasks, Dialled, Drain, GroupState, Keyed, KnownClient, Newest,
-    OpenReader, OpenTask, Positions, Reader, Recovered, Removable, Removal, Removed, STATUSES, STATUSES_OF_A_CLIENT,
-    Slot, StoreError,
+    Backend, Backlog, BacklogPage, Batch, ChunkOfTasks, Dialled, Drain, Granted, GroupState, Keyed, KnownClient,
+    Newest, OpenReader, OpenTask, Positions, Reader, Recovered, Removable, Removal, Removed, STATUSES,
+    STATUSES_OF_A_CLIENT, Slot, StoreError,
 };
 use crate::run::{MOST_KEPT, Run};
 use crate::schedule::Schedule;
@@ -41,6 +41,7 @@ struct Rows {
     schedules: BTreeMap<Name, Schedule>,
     dialled: BTreeMap<Name, Dialled>,
     clients: BTreeMap<ClientId, KnownClient>,
+    grants: Granted,
     mark: u64,
     positions: Positions,
 }
@@ -123,6 +124,7 @@ impl Backend for Memory {
             drains: rows.drains.values().cloned().collect(),
             dialled: rows.dialled.values().cloned().collect(),
             clients: rows.clients.values().cloned().collect(),
+            grants: rows.grants.clone(),
             newest,
         })
     }
@@ -243,6 +245,12 @@ impl Backend for Memory {
             match dialled {
                 Some(dialled) => drop(rows.dialled.insert(address.clone(), dialled.clone())),
                 None => drop(rows.dialled.remove(address)),
+            }
+        }
+        for (to, text) in &batch.grants {
+            match text {
+                Some(text) => drop(rows.grants.insert(to.clone(), text.clone())),
+                None => drop(rows.grants.remove(to)),
             }
         }
         rows.mark = batch.mark.unwrap_or(rows.mark);

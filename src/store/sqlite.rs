@@ -20,6 +20,7 @@ mod appended;
 mod backup;
 mod chunks;
 mod cut;
+mod grants;
 mod moving;
 mod reader;
 mod removal;
@@ -61,6 +62,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("sqlite/14.sql"),
     include_str!("sqlite/15.sql"),
     include_str!("sqlite/16.sql"),
+    include_str!("sqlite/17.sql"),
 ];
 
 /// Pages that are given back to the file system by each removal, beside those that it emptied; and the most in all.
@@ -318,7 +320,8 @@ impl Backend for Sqlite {
         let newest = Newest::read(&mut *reader, positions)?;
         let lanes = lanes_of(&mut *reader, &replay)?;
         let clients = clients(&self.conn).map_err(explain(&self.path))?;
-        Ok(Recovered { positions, groups, open, replay, lanes, newest, drains, clients, dialled })
+        let grants = grants::all(&self.conn).map_err(explain(&self.path))?;
+        Ok(Recovered { positions, groups, open, replay, lanes, newest, drains, clients, dialled, grants })
     }
 
     fn find_key(&mut self, key: &str) -> Result<Option<Keyed>, StoreError> {
@@ -413,6 +416,7 @@ fn write_batch<'c>(
     schedules::write(change, &batch.schedules)?;
     write_dialled(change, batch)?;
     write_clients(change, batch)?;
+    grants::write(change, &batch.grants)?;
     beside.write_dead(change)?;
     write_meta(change, batch)
 }

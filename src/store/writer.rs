@@ -3,7 +3,7 @@
 //! When a write fails, it opens the database again until that works, and refuses meanwhile what waits for an answer. What the broker
 //! recorded is kept, and written then.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,8 +11,8 @@ use futures::channel::oneshot;
 
 use super::backend::last_outcome;
 use super::{
-    Accepted, Batch, Checkpoint, Condition, Dialled, Drain, KeyReused, MAILBOX, Patient, Positions, Recovered, Removal,
-    Removed, Room, Shared, Slot, StoreError, Unwritten,
+    Accepted, Batch, Checkpoint, Condition, Dialled, Drain, Grantee, KeyReused, MAILBOX, Patient, Positions, Recovered,
+    Removal, Removed, Room, Shared, Slot, StoreError, Unwritten,
 };
 use crate::attachment::Attachment;
 use crate::mailbox::{Receiver, RecvTimeoutError};
@@ -51,6 +51,7 @@ pub(super) enum Command {
     ForgetGroup(GroupName),
     Drain(ClientId, Option<Drain>),
     Dial(Name, Option<Dialled>, Answer<()>),
+    Grant(BTreeMap<Grantee, Option<String>>, Answer<()>),
     Expire(TaskId, Option<Time>, Answer<()>),
     /// Like `Expire`, and the task's key is free again.
     Cancel(TaskId, Time, Answer<()>),
@@ -347,6 +348,11 @@ impl Writer {
                 }
                 round.answer(move |written| drop(answer.send(written)));
             }
+            Command::Grant(changed, answer) => {
+                changed.values().for_each(|text| round.count(text.as_ref().map_or(0, String::len)));
+                round.batch.grants.extend(changed);
+                round.answer(move |written| drop(answer.send(written)));
+            }
         }
     }
 
@@ -466,7 +472,8 @@ impl Outage {
             Command::RecordStatuses(_, answer)
             | Command::Expire(_, _, answer)
             | Command::Cancel(_, _, answer)
-            | Command::Dial(_, _, answer) => {
+            | Command::Dial(_, _, answer)
+            | Command::Grant(_, answer) => {
                 drop(answer.send(Err(why())));
             }
             Command::Run(_, _, answer) => drop(answer.send(Err(why()))),

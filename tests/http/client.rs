@@ -75,7 +75,12 @@ pub fn get(rig: &Rig, path: &str) -> Reply {
 
 /// HTTP/1.0: the answer ends with the connection.
 pub fn get_from(address: &str, path: &str) -> Reply {
-    exchange(address, format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes())
+    get_with(address, path, "")
+}
+
+/// With these lines in its head.
+pub fn get_with(address: &str, path: &str, headers: &str) -> Reply {
+    exchange(address, format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n{headers}\r\n").as_bytes())
 }
 
 /// What answers with 200.

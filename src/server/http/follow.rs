@@ -56,6 +56,7 @@ fn router(following: &Following) -> Router {
     let Following { about, access, health: carries, servers, elsewhere, .. } = following.clone();
     let metrics = async move || metrics::of_follower(&about, not_ready(&carries).is_none(), &servers());
     let own = health(following).route("/metrics", get(metrics));
-    let ask = async move |request: Request| passed::ask(&elsewhere, request).await;
+    let knows = access.clone();
+    let ask = async move |request: Request| passed::ask(&elsewhere, &knows, request).await;
     guard::around_some(own, access, ask)
 }

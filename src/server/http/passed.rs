@@ -34,8 +34,8 @@ const WAITING: usize = 4;
 const OF_CONNECTION: [HeaderName; 4] = [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE, header::EXPECT];
 
 /// Has the server that leads answer.
-pub(super) async fn ask(elsewhere: &PassOn, request: Request) -> Result<Response, Refused> {
-    let (head, body) = to_head(request);
+pub(super) async fn ask(elsewhere: &PassOn, access: &Access, request: Request) -> Result<Response, Refused> {
+    let (head, body) = to_head(access, request);
     let mut call = elsewhere.http().await?;
     let asking = async {
         call.sink.send((head, WriteFlags::default())).await?;
@@ -74,15 +74,21 @@ pub(super) async fn ask(elsewhere: &PassOn, request: Request) -> Result<Response
     Ok(response)
 }
 
-fn to_head(request: Request) -> (pb::HttpRequest, Body) {
-    let (parts, body) = request.into_parts();
+fn to_head(access: &Access, request: Request) -> (pb::HttpRequest, Body) {
+    let (mut parts, body) = request.into_parts();
+    // The one that leads does not know the credential of operators on this machine.
+    let local = parts.headers.get(header::AUTHORIZATION).and_then(|value| access.local(value.as_bytes()));
+    if local.is_some() {
+        parts.headers.remove(header::AUTHORIZATION);
+    }
     let way = parts.extensions.get::<Way>();
+    let certified = way.and_then(|way| way.origin.known.as_ref()).map(|known| known.identity.uri());
     let head = pb::HttpRequest {
         method: parts.method.to_string(),
         path: parts.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned(),
         headers: to_headers(&parts.headers),
         peer: way.map(|way| way.origin.peer.to_string()).unwrap_or_default(),
-        identity: way.and_then(|way| way.origin.known.as_ref()).map(|known| known.identity.uri()),
+        identity: local.or(certified),
         is_tls: way.is_some_and(|way| way.is_tls),
         ..pb::HttpRequest::new()
     };

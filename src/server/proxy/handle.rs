@@ -98,8 +98,10 @@ impl Proxy {
         self.ask(|reply| Command::Statuses(statuses, reply)).await
     }
 
-    pub(in crate::server) async fn set_quota(&self, quota: Quota) {
-        let _ = self.mailbox.send_async(Command::Quota(quota)).await;
+    pub(in crate::server) async fn set_quotas(&self, quotas: Vec<Quota>) {
+        for quota in quotas {
+            let _ = self.mailbox.send_async(Command::Quota(quota)).await;
+        }
     }
 
     /// How many streams of tasks are open.

@@ -96,10 +96,8 @@ impl PassOn {
         let caller = LetIn::of_many(requests)?;
         let mut metadata = MetadataBuilder::with_capacity(4);
         self.0.way.sign(&mut metadata);
-        for (key, value) in ctx.request_headers().iter().filter(|(key, _)| *key == "authorization") {
-            let _ = metadata.add_str(key, &String::from_utf8_lossy(value));
-        }
-        caller.pass_on(&mut |key, value| {
+        let authorization = ctx.request_headers().iter().filter(|(key, _)| *key == "authorization");
+        caller.pass_on(authorization.map(|(_, value)| value), &mut |key, value| {
             let _ = metadata.add_str(key, value);
         });
         Ok(CallOption::default().headers(metadata.build()))

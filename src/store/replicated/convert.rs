@@ -23,8 +23,8 @@ use crate::schedule::Schedule;
 use crate::store::chunk::block_of;
 use crate::store::sqlite::{Beside, ResultRow, SlotTaken, TaskRow};
 use crate::store::{
-    Appended, Batch, Cut, Dialled, Drain, GroupState, KnownClient, LanePlace, OpenRows, OpenTask, Positions, Removal,
-    Rows, Slot, WaitingLane,
+    Appended, Batch, Cut, Dialled, Drain, Grantee, GroupState, KnownClient, LanePlace, OpenRows, OpenTask, Positions,
+    Removal, Rows, Shows, Slot, WaitingLane,
 };
 use crate::task::{
     Audience, GroupName, Made, Name, NameOf, NewResult, NewStatus, NewTask, Outcome, Priority, Quiet, Replace, Status,
@@ -93,6 +93,7 @@ pub(super) fn batch(batch: &Batch, appended: &Appended) -> io::Result<pb::Batch>
         schedules,
         dialled,
         clients,
+        grants,
         expiries,
         freed,
         mark,
@@ -123,6 +124,7 @@ pub(super) fn batch(batch: &Batch, appended: &Appended) -> io::Result<pb::Batch>
         schedules: schedules.iter().map(|(name, one)| schedule(name, one.as_ref())).collect::<io::Result<_>>()?,
         dialled: dialled.iter().map(|(address, one)| dialled_one(address, one.as_ref())).collect(),
         clients: clients.iter().map(|(client, known)| known_client(client, known.as_ref())).collect(),
+        grants: grants.iter().map(|(to, text)| grant(to, text.as_ref())).collect(),
         expiries: expiries.iter().map(expiry).collect(),
         freed: freed.iter().copied().collect(),
         ..pb::Batch::new()
@@ -164,6 +166,7 @@ pub(super) fn read_batch(batch: pb::Batch) -> Read<(Batch, Appended)> {
         schedules: batch.schedules.into_iter().map(read_schedule).collect::<Read<_>>()?,
         dialled: batch.dialled.into_iter().map(read_dialled).collect::<Read<_>>()?,
         clients: batch.clients.into_iter().map(read_client).collect::<Read<_>>()?,
+        grants: batch.grants.into_iter().map(read_grant).collect::<Read<_>>()?,
         expiries: batch.expiries.into_iter().map(|expiry| (expiry.task, expiry.at.map(Time))).collect(),
         freed: batch.freed.into_iter().collect(),
         mark: batch.mark,
@@ -649,6 +652,17 @@ fn dialled_one(address: &Name, dialled: Option<&Dialled>) -> pb::Dialled {
         since: since.0,
         ..pb::Dialled::new()
     }
+}
+
+fn grant(to: &Grantee, text: Option<&String>) -> pb::Grant {
+    let Grantee { shows, name } = to;
+    pb::Grant { shows: shows.number(), name: name.to_string(), text: text.cloned(), ..pb::Grant::new() }
+}
+
+fn read_grant(grant: pb::Grant) -> Read<(Grantee, Option<String>)> {
+    let shows =
+        Shows::numbered(grant.shows).ok_or_else(|| format!("what {} shows is unknown: {}", grant.name, grant.shows))?;
+    Ok((Grantee { shows, name: name(&grant.name)? }, grant.text))
 }
 
 fn read_dialled(dialled: pb::Dialled) -> Read<(Name, Option<Dialled>)> {

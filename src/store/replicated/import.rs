@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::log::{Log, LogError};
 use super::record::{FILE_PART, FilePart, Kind, Record, RecordError};
 use super::term::{Term, TermError};
-use crate::store::{Backend as _, BackupError, Positions, Sqlite, StoreError};
+use crate::store::{Backend as _, BackupError, Granted, Positions, Sqlite, StoreError};
 
 /// How long more messages of the log are waited for before it is taken for read. If there are some all the same, what is sent is refused.
 const LOOK: Duration = Duration::from_secs(1);
@@ -109,12 +109,13 @@ impl Drop for Copy {
     }
 }
 
-/// Sends the store in the folder `dir`, which no server uses, into a log that is empty but for what is left of an earlier try. Each message
-/// is sent again and again for as long as `patience`. `server` says to people who does that, `tell` is told how many bytes of how many
+/// Sends the store in the folder `dir`, which no server uses, into a log that is empty but for what is left of an earlier try; with `granted`,
+/// which a server that is alone has beside it. Each message is sent again and again for as long as `patience`. `server` says to people who does that, `tell` is told how many bytes of how many
 /// are there.
 pub fn import(
     mut log: impl Log,
     dir: &Path,
+    granted: Granted,
     server: &str,
     patience: Duration,
     mut tell: impl FnMut(u64, u64),
@@ -127,6 +128,7 @@ pub fn import(
     let positions = store.recover()?.positions;
     let last = last_of_empty(&mut log)?;
     let copy = copy(&store, dir)?;
+    Sqlite::add_grants(&copy.0, granted)?;
     let mut file = File::open(&copy.0).map_err(|why| copy.failed(why))?;
     let size = file.metadata().map_err(|why| copy.failed(why))?.len();
 
@@ -171,7 +173,7 @@ fn copy(store: &Sqlite, dir: &Path) -> Result<Copy, ImportError> {
     let dir = dir.canonicalize().map_err(|why| ImportError::File { path: dir.into(), why })?;
     let copy = Copy(dir.join("import.db"));
     // Of a try that was killed. The folder is locked, so nobody writes to it.
-    for path in [copy.0.clone(), dir.join("import.db.partial")] {
+    for path in ["", ".partial", "-wal", "-shm"].map(|suffix| dir.join(format!("import.db{suffix}"))) {
         match fs::remove_file(&path) {
             Err(why) if why.kind() != io::ErrorKind::NotFound => return Err(ImportError::File { path, why }),
             _ => {}

@@ -12,7 +12,7 @@ use crate::wire::log as pb;
 use crate::wire::log::record::Kind as PbKind;
 
 /// The newest version of records that is read.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// Most bytes in one message of the log: NATS takes up to 1 MiB with its headers, unless it is set otherwise.
 pub const LONGEST_MESSAGE: usize = 900_000;
@@ -56,23 +56,34 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Whether something else may be granted with it.
+    pub(super) fn changes_grants(&self) -> bool {
+        match self {
+            Kind::Batch(batch, _) => !batch.grants.is_empty(),
+            Kind::State(..) => true,
+            _ => false,
+        }
+    }
+
     /// The version that whoever reads it must know.
     fn version(&self) -> u32 {
         match self {
             Kind::File(_) => 2,
             Kind::Batch(batch, appended) => version_of(batch, appended),
             // A server that reads the log from the cut on would leave them out.
-            Kind::State(_, Some(cut)) if !cut.rows.is_empty() => 4,
+            Kind::State(batch, Some(cut)) if !cut.rows.is_empty() => version_of(batch, &Appended::default()).max(4),
             Kind::State(batch, _) => version_of(batch, &Appended::default()),
             _ => 1,
         }
     }
 }
 
-/// Without the third one a server would leave out what is appended. Without the second one it would give out what waits in a lane, or was
+/// Without the fifth one a server would forget what is granted, without the third one leave out what is appended. Without the second one it would give out what waits in a lane, or was
 /// replaced, and forget what was scheduled.
 fn version_of(batch: &Batch, appended: &Appended) -> u32 {
-    if *appended != Appended::default() {
+    if !batch.grants.is_empty() {
+        5
+    } else if *appended != Appended::default() {
         3
     } else if has_policies(batch) {
         2
@@ -309,8 +320,8 @@ mod tests {
     use crate::run::{self, Run, TargetState};
     use crate::schedule::{self, Schedule};
     use crate::store::{
-        Backend as _, Dialled, Drain, GroupState, KnownClient, LanePlace, OpenTask, Positions, Rows, Sqlite,
-        WaitingLane,
+        Backend as _, Dialled, Drain, Grantee, GroupState, KnownClient, LanePlace, OpenTask, Positions, Rows, Shows,
+        Sqlite, WaitingLane,
     };
     use crate::task::{
         Audience, Made, Name, NameOf, NewResult, NewStatus, NewTask, Outcome, Priority, Quiet, Replace, Status,
@@ -439,6 +450,8 @@ mod tests {
             schedules: BTreeMap::from([(name("nightly"), Some(schedule)), (name("gone"), None)]),
             dialled: BTreeMap::from([(name("h:1"), Some(dialled)), (name("h:2"), None)]),
             clients: BTreeMap::from([(name("c"), Some(known)), (name("d"), None)]),
+            // Records that have some are of a version of their own.
+            grants: BTreeMap::new(),
             expiries: vec![(1, Some(Time(-3))), (2, None)],
             freed: BTreeSet::from([1]),
             mark: Some(0),
@@ -483,14 +496,23 @@ mod tests {
         of_batch(Batch { results: vec![TaskResult { seq: 1, result }], ..Batch::default() })
     }
 
+    /// Something is granted, to one more, and to one less.
+    fn granted() -> Batch {
+        let to = |shows, of| Grantee { shows, name: name(of) };
+        let grants = [(to(Shows::Token, "网"), Some("{}".to_owned())), (to(Shows::Certificate, "web"), None)];
+        Batch { grants: grants.into(), positions: several().positions, ..Batch::default() }
+    }
+
     fn kinds() -> Vec<Kind> {
         let removal = Removal { chunks: vec![1, 900], before: Time(-1), now: Time(i64::MAX), limit: usize::MAX };
         vec![
             of_batch(full()),
             of_batch(several()),
+            of_batch(granted()),
             of_batch(Batch::default()),
             Kind::State(of(full()).0, None),
             Kind::State(of(full()).0, Some(cut())),
+            Kind::State(granted(), Some(cut())),
             Kind::Removal(removal),
             Kind::Lead("web-1".into()),
             Kind::Resign,
@@ -535,6 +557,14 @@ mod tests {
         let state = Batch { positions: several().positions, ..Batch::default() };
         let cut = one_message(&Kind::State(state, Some(cut())));
         assert_eq!(cut, include_bytes!("../../../tests/fixtures/log-4.bin"));
+        assert_eq!(one_message(&of_batch(granted())), include_bytes!("../../../tests/fixtures/log-5.bin"));
+    }
+
+    #[test]
+    fn a_server_that_would_forget_what_is_granted_refuses_the_record() {
+        for kind in [of_batch(granted()), Kind::State(granted(), None), Kind::State(granted(), Some(cut()))] {
+            assert_eq!(kind.version(), 5);
+        }
     }
 
     #[test]
@@ -576,9 +606,10 @@ mod tests {
         };
         let (alone, one_of_several) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let mut database = Sqlite::open(alone.path()).unwrap();
-        database.commit(&several()).unwrap();
+        let all = Batch { grants: granted().grants, ..several() };
+        database.commit(&all).unwrap();
         let mut view = Sqlite::open_view(one_of_several.path()).unwrap();
-        let Kind::Batch(batch, appended) = Record::read(&one_message(&of_batch(several()))).unwrap().kind else {
+        let Kind::Batch(batch, appended) = Record::read(&one_message(&of_batch(all))).unwrap().kind else {
             panic!("it is a batch")
         };
         view.commit_at(&batch, &appended, 1).unwrap();
@@ -641,7 +672,7 @@ mod tests {
     fn a_record_of_a_later_version_is_refused_with_what_to_do() {
         let later = pb::Record { version: VERSION + 1, ..pb::Record::new() };
         let error = Record::read(&later.write_to_bytes().unwrap()).unwrap_err();
-        assert!(matches!(error, RecordError::Newer { found: 5, known: 4 }), "{error}");
+        assert!(matches!(error, RecordError::Newer { found: 6, known: 5 }), "{error}");
         assert!(error.to_string().contains("run the version of Contact"), "{error}");
         for bytes in [&b""[..], b"hello", &pb::Record { version: 1, ..pb::Record::new() }.write_to_bytes().unwrap()] {
             assert!(matches!(Record::read(bytes), Err(RecordError::Strange(_))), "{bytes:?}");

@@ -9,7 +9,7 @@ use super::log::{Log, LogError, Messages};
 use super::record::{FilePart, Gathering, Kind, Record, RecordError};
 use super::term::{PATIENCE, Term};
 use super::{Replicated, apply};
-use crate::store::{Sqlite, StoreError};
+use crate::store::{Granted, Sqlite, StoreError};
 
 /// Applies the log to a view of its own.
 pub struct Standby<L> {
@@ -48,6 +48,8 @@ pub struct News {
     pub messages: usize,
     /// The last of them says that its writer leads no more: somebody else may, at once.
     pub resigned: bool,
+    /// Something else may be granted than before.
+    pub grants: bool,
 }
 
 /// Why the log is not followed.
@@ -150,6 +152,11 @@ impl<L: Log> Standby<L> {
         self
     }
 
+    /// What is granted to whom, as far as the log was read.
+    pub fn granted(&self) -> Result<Granted, StoreError> {
+        self.view.granted()
+    }
+
     /// Reads what came, waiting up to `wait` for it, and applies it.
     pub fn follow(&mut self, wait: Duration) -> Result<News, FollowError> {
         let messages = self.log.read(self.read, wait)?;
@@ -172,6 +179,7 @@ impl<L: Log> Standby<L> {
                 self.begin_anew(place)?;
             }
             let why = |why| FollowError::Record { place, why };
+            news.grants |= place > self.read + 1;
             let record = Record::read(&message).map_err(why)?;
             news.resigned = record.kind == Kind::Resign;
             if let Kind::Lead(_) = record.kind {
@@ -180,12 +188,18 @@ impl<L: Log> Standby<L> {
             // Nothing is passed over of a record that has begun: whoever opens the view again must read its first part.
             let term = record.term;
             match self.gathering.take(record).map_err(why)? {
-                Some(Kind::File(part)) => self.take_part(term, place, &part)?,
+                Some(Kind::File(part)) => {
+                    self.take_part(term, place, &part)?;
+                    news.grants |= part.is_last();
+                }
                 // What came of the import is void. That it began is not.
                 Some(Kind::Lead(_) | Kind::Resign | Kind::Nothing) if self.import.has_begun() => {
                     self.import = Import::Void
                 }
-                Some(kind) => drop(apply(&mut self.view, place, &kind)?),
+                Some(kind) => {
+                    apply(&mut self.view, place, &kind)?;
+                    news.grants |= kind.changes_grants();
+                }
                 None if self.gathering.has_begun() => {}
                 None => self.view.pass(place)?,
             }

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Transaction, TransactionBehavior};
 
 use super::{
-    Appended, BUSY_AT_START, Beside, Cut, Sqlite, connect, cut, explain, int, meta, moving, private, runs, schedules,
-    write_batch,
+    Appended, BUSY_AT_START, Beside, Cut, Sqlite, connect, cut, explain, grants, int, meta, moving, private, runs,
+    schedules, write_batch,
 };
-use crate::store::{Backend as _, Batch, Positions, Recovered, Removal, Removed, StoreError};
+use crate::store::{Backend as _, Batch, Granted, Positions, Recovered, Removal, Removed, StoreError};
 use crate::task::Time;
 
 /// Every so many messages of the log, where they begin is noted, and up to which tasks, results and statuses those before them go.
@@ -30,7 +30,7 @@ impl Written<'_> {
 }
 
 /// The tables of what is kept beside tasks, results and statuses: see [`Sqlite::state`].
-const STATE: [&str; 7] = ["groups", "open_tasks", "drains", "dialled", "clients", "runs", "schedules"];
+const STATE: [&str; 8] = ["groups", "open_tasks", "drains", "dialled", "clients", "runs", "schedules", "grants"];
 
 /// Only views have this, so it is none of the migrations.
 const PLACES: &str = "CREATE TABLE IF NOT EXISTS log_places (
@@ -192,9 +192,29 @@ impl Sqlite {
         self.remove_and(removal, |change| write_place(change, place))
     }
 
+    /// Adds to the database in that file what is granted to others than it says. Nothing lies beside the file then.
+    pub(in crate::store) fn add_grants(file: &Path, granted: Granted) -> Result<(), StoreError> {
+        let path: Arc<Path> = file.into();
+        let mut conn = connect(&path, OpenFlags::empty(), BUSY_AT_START)?;
+        let add = move || {
+            let there = grants::all(&conn)?;
+            let others = granted.into_iter().filter(|(to, _)| !there.contains_key(to));
+            let change = conn.transaction()?;
+            grants::write(&change, &others.map(|(to, text)| (to, Some(text))).collect())?;
+            change.commit()?;
+            conn.pragma_update_and_check(None, "journal_mode", "DELETE", |_| Ok(()))
+        };
+        add().map_err(explain(&path))
+    }
+
+    /// What is granted, and to whom.
+    pub(in crate::store) fn granted(&self) -> Result<Granted, StoreError> {
+        grants::all(&self.conn).map_err(explain(&self.path))
+    }
+
     /// All that is kept beside tasks, results and statuses, and how far these go.
     pub(in crate::store) fn state(&mut self) -> Result<Batch, StoreError> {
-        let Recovered { positions, groups, open, drains, dialled, clients, replay: _, lanes: _, newest: _ } =
+        let Recovered { positions, groups, open, drains, dialled, clients, grants, replay: _, lanes: _, newest: _ } =
             self.recover()?;
         let runs = runs::all(&self.conn).map_err(explain(&self.path))?;
         let schedules = schedules::all(&self.conn).map_err(explain(&self.path))?;
@@ -210,6 +230,7 @@ impl Sqlite {
             clients: clients.into_iter().map(|known| (known.client.clone(), Some(known))).collect(),
             runs: runs.into_iter().map(|run| (run.number, run)).collect(),
             schedules: schedules.into_iter().map(|(name, schedule)| (name, Some(schedule))).collect(),
+            grants: grants.into_iter().map(|(to, text)| (to, Some(text))).collect(),
             ..Batch::default()
         })
     }

@@ -1,0 +1,115 @@
+//! Where it is kept what is granted to whom: a server that is alone has files for that. In a cluster it stands in the log, so that each
+//! server knows it, and the one that leads writes it.
+
+use std::path::{Path, PathBuf};
+#[cfg(feature = "cluster")]
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::executor::block_on;
+use log::info;
+
+use super::refusal::Refusal;
+use super::{ServerError, grants, tokens};
+use crate::private_file;
+use crate::store::{Granted, Recovered, Shows, Store};
+#[cfg(feature = "cluster")]
+use crate::store::{Grantee, Handle};
+use crate::task::Name;
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub(super) enum Kept {
+    /// In files of this folder.
+    Files(PathBuf),
+    #[cfg(feature = "cluster")]
+    Log(Log),
+}
+
+impl Kept {
+    pub(super) fn in_files(data: &Path) -> Kept {
+        Kept::Files(data.into())
+    }
+
+    /// The text of that file, if there is one.
+    pub(super) fn read(&self, file: &str) -> Result<Option<Vec<u8>>, String> {
+        match self {
+            Kept::Files(data) => read(&data.join(file)),
+            #[cfg(feature = "cluster")]
+            Kept::Log(_) => Ok(None),
+        }
+    }
+
+    /// Writes what is granted to those who show that. It waits for the disk. `whole`: the text of the file, with all of them; `changed`: each
+    /// that is another one now, or none (`None`), as it stands in a log.
+    #[cfg_attr(not(feature = "cluster"), expect(unused_variables, reason = "there is no log"))]
+    pub(super) fn write(
+        &self,
+        (shows, file): (Shows, &str),
+        whole: impl FnOnce() -> serde_json::Result<String>,
+        changed: impl FnOnce() -> serde_json::Result<Vec<(Name, Option<String>)>>,
+    ) -> Result<(), Refusal> {
+        match self {
+            Kept::Files(data) => {
+                let file = data.join(file);
+                let written = whole().map_err(Into::into).and_then(|text| private_file::write(&file, text));
+                written.map_err(|e| Refusal::NotWritten { file, why: e.to_string() })
+            }
+            #[cfg(feature = "cluster")]
+            Kept::Log(log) => log.write(shows, changed()),
+        }
+    }
+}
+
+fn read(file: &Path) -> Result<Option<Vec<u8>>, String> {
+    match std::fs::read(file) {
+        Ok(text) => Ok(Some(text)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(format!("{}: {e}", file.display())),
+    }
+}
+
+/// The log of a cluster, if this server leads it. Cheap to clone.
+#[cfg(feature = "cluster")]
+#[derive(Clone, Default)]
+pub(super) struct Log(Arc<Mutex<Option<Handle>>>);
+
+#[cfg(feature = "cluster")]
+impl Log {
+    /// From now on it is written there; `None`: this server leads no more.
+    pub(super) fn set(&self, store: Option<Handle>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = store;
+    }
+
+    fn write(&self, shows: Shows, changed: serde_json::Result<Vec<(Name, Option<String>)>>) -> Result<(), Refusal> {
+        let store = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or(Refusal::NoLeader)?;
+        let changed = changed.map_err(|e| Refusal::NoSuchGrant(e.to_string()))?;
+        let changed = changed.into_iter().map(|(name, text)| (Grantee { shows, name }, text)).collect();
+        Ok(block_on(store.grant(changed))?)
+    }
+}
+
+/// What stands in the files of a server that is alone. An error says what is wrong with which of them.
+#[cfg(feature = "cluster")]
+pub(super) fn in_files(data: &Path) -> Result<Granted, String> {
+    let all = [(Shows::Token, tokens::in_file(data)?), (Shows::Certificate, grants::in_file(data)?)];
+    let of_one =
+        |(shows, texts): (_, Vec<_>)| texts.into_iter().map(move |(name, text)| (Grantee { shows, name }, text));
+    Ok(all.into_iter().flat_map(of_one).collect())
+}
+
+/// Of a server that was one of several and is alone now: what the log granted stands in the files from now on.
+pub(super) fn leave_cluster(data: &Path, (store, recovered): &(Store, Recovered)) -> Result<(), ServerError> {
+    let granted = &recovered.grants;
+    if granted.is_empty() {
+        return Ok(());
+    }
+    let put = tokens::put_in_file(data, granted).and_then(|()| grants::put_in_file(data, granted));
+    put.map_err(ServerError::Tokens)?;
+    info!("the tokens and grants of the cluster are in files of {} from now on", data.display());
+    block_on(store.handle().grant(granted.keys().map(|to| (to.clone(), None)).collect())).map_err(ServerError::Open)
+}
+
+/// What is granted to each of those that show that.
+pub(super) fn of(granted: &Granted, shows: Shows) -> impl Iterator<Item = (&Name, &str)> {
+    granted.iter().filter(move |(to, _)| to.shows == shows).map(|(to, text)| (&to.name, text.as_str()))
+}

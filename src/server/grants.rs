@@ -150,7 +150,7 @@ impl Grants {
         common: &[String],
         accounts: Accounts,
     ) -> Result<Grants, String> {
-        let read = || entries(data, kept.read(FILE)?);
+        let read = || entries(data, kept.read(data, FILE)?);
         let others = (others && authority.is_none()).then(read).transpose()?.map(Mutex::new);
         let (changing, common_groups) = (Mutex::default(), common.into());
         Ok(Grants(Arc::new(Shared { authority, others, kept, changing, common_groups, accounts })))
@@ -257,13 +257,14 @@ pub(super) fn in_file(data: &Path) -> Result<Vec<(Name, String)>, String> {
         let name = Name::new(NameOf::ClientOrGroup, &name).map_err(|e| e.to_string())?;
         Ok((name, serde_json::to_string(&grant).map_err(|e| e.to_string())?))
     };
-    let all = entries(data, Kept::in_files(data).read(FILE)?)?.into_iter().map(row).collect::<Result<_, String>>();
+    let all =
+        entries(data, Kept::in_files(data).read(data, FILE)?)?.into_iter().map(row).collect::<Result<_, String>>();
     all.map_err(|why| format!("{}: {why}", data.join(FILE).display()))
 }
 
 /// Has the file grant what stood in a log, too.
 pub(super) fn put_in_file(data: &Path, granted: &Granted) -> Result<(), String> {
-    let mut all = entries(data, Kept::in_files(data).read(FILE)?)?;
+    let mut all = entries(data, Kept::in_files(data).read(data, FILE)?)?;
     for (name, text) in kept::of(granted, Shows::Certificate) {
         let grant = serde_json::from_str(text).map_err(|e| format!("what is granted to {name}: {e}"))?;
         all.insert(name.to_string(), grant);

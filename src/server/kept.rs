@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::executor::block_on;
 use log::info;
+#[cfg(feature = "cluster")]
+use log::warn;
 
 use super::refusal::Refusal;
 use super::{ServerError, grants, tokens};
@@ -30,12 +32,19 @@ impl Kept {
         Kept::Files(data.into())
     }
 
-    /// The text of that file, if there is one.
-    pub(super) fn read(&self, file: &str) -> Result<Option<Vec<u8>>, String> {
+    /// The text of that file in the folder `data`, if there is one and it counts.
+    pub(super) fn read(&self, data: &Path, file: &str) -> Result<Option<Vec<u8>>, String> {
+        let file = data.join(file);
         match self {
-            Kept::Files(data) => read(&data.join(file)),
+            Kept::Files(_) => read(&file),
             #[cfg(feature = "cluster")]
-            Kept::Log(_) => Ok(None),
+            Kept::Log(_) => {
+                if file.exists() {
+                    let why = "what a cluster grants stands in its log, and --import takes it over with a store";
+                    warn!("{} does not count: {why}", file.display());
+                }
+                Ok(None)
+            }
         }
     }
 

@@ -270,7 +270,7 @@ impl Tokens {
     pub(super) fn open(data: &Path, kept: Kept, accounts: Accounts) -> Result<Tokens, String> {
         let tokens = Tokens::none(kept, accounts);
         let mut all = tokens.lock();
-        for entry in entries(data, tokens.kept.read(FILE)?)? {
+        for entry in entries(data, tokens.kept.read(data, FILE)?)? {
             let token = entry.token(&tokens.accounts).map_err(|why| wrong(&data.join(FILE), why))?;
             all.insert(token.hash, Arc::new(token));
         }
@@ -445,7 +445,8 @@ pub(super) fn in_file(data: &Path) -> Result<Vec<(Name, String)>, String> {
         let text = serde_json::to_string(&entry).map_err(|e| e.to_string())?;
         Ok((entry.token(&accounts)?.identity.name, text))
     };
-    let all = entries(data, Kept::in_files(data).read(FILE)?)?.into_iter().map(row).collect::<Result<_, String>>();
+    let all =
+        entries(data, Kept::in_files(data).read(data, FILE)?)?.into_iter().map(row).collect::<Result<_, String>>();
     all.map_err(|why| wrong(&data.join(FILE), why))
 }
 
@@ -456,7 +457,7 @@ pub(super) fn put_in_file(data: &Path, granted: &Granted) -> Result<(), String> 
     let put = kept::of(granted, Shows::Token).map(|(_, text)| serde_json::from_str(text));
     let mut all = put.collect::<serde_json::Result<Vec<Entry>>>().map_err(failed)?;
     let names: HashSet<String> = all.iter().map(|entry| entry.name.clone()).collect();
-    let before = entries(data, Kept::in_files(data).read(FILE)?)?;
+    let before = entries(data, Kept::in_files(data).read(data, FILE)?)?;
     all.extend(before.into_iter().filter(|entry| !names.contains(&entry.name)));
     if all.is_empty() {
         return Ok(());

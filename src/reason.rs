@@ -121,6 +121,7 @@ reasons! {
     CLIENT_ID_CONTESTED: UNAVAILABLE, Unavailable;
     SERVER_STOPPING: UNAVAILABLE, Unavailable;
     NO_LEADER: UNAVAILABLE, Unavailable;
+    SERVER_BEHIND: UNAVAILABLE, Unavailable;
     STORE_FAILED: UNAVAILABLE, Unavailable;
     DISK_LOW: UNAVAILABLE, Unavailable;
 }

@@ -1500,6 +1500,25 @@ fn when_writes_work_again_the_store_goes_on_with_what_the_broker_recorded_meanwh
 }
 
 #[test]
+fn what_was_granted_or_dialled_in_a_write_that_failed_is_not_written_later() {
+    let (failing, store, handle) = Failing::start();
+    failing.set(Fault::Full);
+    let to = Grantee { shows: Shows::Token, name: name("web") };
+    assert!(block_on(handle.grant(BTreeMap::from([(to, Some("{}".into()))]))).is_err());
+    failing.set(Fault::None);
+    until_it_is_open_again(&handle);
+    failing.set(Fault::Full);
+    let one = Dialled { address: name("h:1"), group: None, client: None, since: Time(4) };
+    assert!(block_on(handle.dial(one.address.clone(), Some(one))).is_err());
+    failing.set(Fault::None);
+    until_it_is_open_again(&handle);
+    submit(&handle, vec![task("a")]);
+    store.close().unwrap();
+    let (_store, recovered) = Store::with_backend(Box::new(failing.rows)).unwrap();
+    assert_eq!((recovered.grants, recovered.dialled), (BTreeMap::new(), vec![]));
+}
+
+#[test]
 fn a_write_that_failed_and_is_on_disk_all_the_same_is_announced_and_not_written_twice() {
     let (failing, store, handle) = Failing::start();
     submit(&handle, vec![task("a")]);

@@ -27,7 +27,7 @@ use crate::broker::{Join, Quota};
 use crate::labels::Labels;
 use crate::secret::Secret;
 #[cfg(feature = "cluster")]
-use crate::store::Granted;
+use crate::store::{Granted, StoreError};
 use crate::task::{Name, NameOf, NewTask, Submitter};
 
 /// Whether callers have to say who they are.
@@ -198,14 +198,17 @@ impl Access {
 
     /// Grants what stands in the log of a cluster, and nothing else. Says what that makes for the broker.
     #[cfg(feature = "cluster")]
-    pub(super) fn take(&self, granted: &Granted) -> Vec<Quota> {
-        let (mut quotas, regrouped) = self.0.grants.take(granted);
-        quotas.extend(self.0.tokens.take(granted));
+    pub(super) fn take(&self, read: impl FnOnce() -> Result<Granted, StoreError>) -> Result<Vec<Quota>, StoreError> {
+        // Else what is made between the two would count no more.
+        let _changing = (self.0.grants.changing(), self.0.tokens.change());
+        let granted = read()?;
+        let (mut quotas, regrouped) = self.0.grants.take(&granted);
+        quotas.extend(self.0.tokens.take(&granted));
         // They come again at once, and are looked at anew.
         for name in &regrouped {
             self.0.connections.end(name);
         }
-        quotas
+        Ok(quotas)
     }
 
     pub(super) fn is_on(&self) -> bool {
@@ -243,6 +246,10 @@ impl Access {
     /// Whose call it is.
     fn caller(&self, ctx: &RpcContext<'_>) -> Result<Caller, Refusal> {
         let Origin { peer, known } = self.0.connections.origin(ctx.peer())?;
+        #[cfg(feature = "cluster")]
+        if known.as_ref().is_some_and(|known| known.identity.role == Role::Agent) && self.0.tokens.knows_little() {
+            return Err(Refusal::ServerBehind);
+        }
         let mut who = known.map(Who::Certificate);
         if self.0.is_on {
             let mut said = ctx.request_headers().iter().filter(|(key, _)| *key == "authorization");
@@ -287,10 +294,8 @@ impl Access {
 
     #[cfg(feature = "cluster")]
     fn certified(&self, uri: &str) -> Result<Arc<Known>, Refusal> {
-        let identity = Identity::from_uri(uri).ok_or(Refusal::WrongToken)?;
-        let account = self.0.accounts.of(super::limits::Holder::Certificate(identity.clone()), Default::default());
-        let (groups, labels, common_groups) = (Vec::new(), Labels::default(), Arc::from([]));
-        Ok(Arc::new(Known { identity, groups, labels, common_groups, account }))
+        let known = Identity::from_uri(uri).and_then(|identity| self.0.grants.known(identity));
+        known.map(Arc::new).ok_or(Refusal::WrongToken)
     }
 
     /// The identity of one who shows the credential of operators on this machine, which no other server knows. `None`: it is not that.
@@ -382,11 +387,9 @@ impl Caller {
     pub(super) fn pass_on<'a>(&self, authorization: impl Iterator<Item = &'a [u8]>, add: &mut dyn FnMut(&str, &str)) {
         add(PASSED_FROM, &self.peer);
         match &self.who {
-            Some(Who::Token(token)) if !token.is_local() => {
-                authorization.for_each(|value| add("authorization", &String::from_utf8_lossy(value)));
-            }
-            Some(who) => add(PASSED_FOR, &who.identity().uri()),
-            None => {}
+            Some(who @ Who::Certificate(_)) => add(PASSED_FOR, &who.identity().uri()),
+            Some(who @ Who::Token(token)) if token.is_local() => add(PASSED_FOR, &who.identity().uri()),
+            _ => authorization.for_each(|value| add("authorization", &String::from_utf8_lossy(value))),
         }
     }
 

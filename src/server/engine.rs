@@ -121,6 +121,7 @@ impl Engine {
             upstream: contact.upstream.clone(),
             store: handle,
             queries: pool.queries(),
+            changes: pool.changes(),
             runs: runs_handle,
             schedules: schedules_handle,
             about: doors.about.clone(),

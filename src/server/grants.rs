@@ -187,7 +187,7 @@ impl Grants {
 
     /// Grants something else from now on. It waits for the disk. `None`: there is nobody of that name.
     pub(super) fn change(&self, name: &str, change: &Change) -> Result<Option<Grant>, Refusal> {
-        let _changing = self.0.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _changing = self.changing();
         match (&self.0.authority, self.others()) {
             (Some(authority), _) => authority.change(name, change),
             (None, Some(all)) => {
@@ -212,10 +212,9 @@ impl Grants {
     }
 
     /// Grants what stands in the log of a cluster, and nothing else. Says what that makes for the broker, and who may name other groups than
-    /// before.
+    /// before. [`changing`](Grants::changing) is held since before the log was read.
     #[cfg(feature = "cluster")]
     pub(super) fn take(&self, granted: &Granted) -> (Vec<Quota>, Vec<String>) {
-        let _changing = self.0.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(mut all) = self.others() else { return Default::default() };
         let mut next = BTreeMap::new();
         for (name, text) in kept::of(granted, Shows::Certificate) {
@@ -238,6 +237,11 @@ impl Grants {
             }
         }
         (quotas, regrouped)
+    }
+
+    /// Nobody else changes them meanwhile.
+    pub(super) fn changing(&self) -> MutexGuard<'_, ()> {
+        self.0.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn others(&self) -> Option<MutexGuard<'_, BTreeMap<String, Grant>>> {

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 #[cfg(feature = "cluster")]
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::executor::block_on;
 use log::info;
@@ -39,11 +39,17 @@ impl Kept {
             Kept::Files(_) => read(&file),
             #[cfg(feature = "cluster")]
             Kept::Log(_) => {
-                if file.exists() {
-                    let why = "what a cluster grants stands in its log, and --import takes it over with a store";
-                    warn!("{} does not count: {why}", file.display());
+                // Else it would count again when this server is alone once more, with what was taken back since.
+                let unused = file.with_extension("unused");
+                match std::fs::rename(&file, &unused) {
+                    Ok(()) => {
+                        let why = "what a cluster grants stands in its log, and --import takes it over with a store";
+                        warn!("{} does not count: {why}; it is called {} now", file.display(), unused.display());
+                        Ok(None)
+                    }
+                    Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+                    Err(e) => Err(format!("{}: {e}", file.display())),
                 }
-                Ok(None)
             }
         }
     }
@@ -80,20 +86,42 @@ fn read(file: &Path) -> Result<Option<Vec<u8>>, String> {
 /// The log of a cluster, if this server leads it. Cheap to clone.
 #[cfg(feature = "cluster")]
 #[derive(Clone, Default)]
-pub(super) struct Log(Arc<Mutex<Option<Handle>>>);
+pub(super) struct Log(Arc<Mutex<Leading>>);
+
+#[cfg(feature = "cluster")]
+#[derive(Default)]
+struct Leading {
+    store: Option<Handle>,
+    /// Whether something was to be written of which it is not known whether it stands there.
+    in_doubt: bool,
+}
 
 #[cfg(feature = "cluster")]
 impl Log {
-    /// From now on it is written there; `None`: this server leads no more.
+    /// From now on it is written there, and it has to be looked what stands there; `None`: this server leads no more.
     pub(super) fn set(&self, store: Option<Handle>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = store;
+        *self.lock() = Leading { in_doubt: store.is_some(), store };
+    }
+
+    /// Whether it has to be looked what stands there: something could not be written, or was all the same. Not again before the next time.
+    pub(super) fn was_in_doubt(&self) -> bool {
+        std::mem::take(&mut self.lock().in_doubt)
+    }
+
+    /// It could not be looked.
+    pub(super) fn is_in_doubt(&self) {
+        self.lock().in_doubt = true;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Leading> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write(&self, shows: Shows, changed: serde_json::Result<Vec<(Name, Option<String>)>>) -> Result<(), Refusal> {
-        let store = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or(Refusal::NoLeader)?;
+        let store = self.lock().store.clone().ok_or(Refusal::NoLeader)?;
         let changed = changed.map_err(|e| Refusal::NoSuchGrant(e.to_string()))?;
         let changed = changed.into_iter().map(|(name, text)| (Grantee { shows, name }, text)).collect();
-        Ok(block_on(store.grant(changed))?)
+        Ok(block_on(store.grant(changed)).inspect_err(|_| self.is_in_doubt())?)
     }
 }
 

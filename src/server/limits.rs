@@ -278,14 +278,15 @@ impl Accounts {
         *self.0.common.limits()
     }
 
-    /// Other limits where grants say nothing; says what that makes for the broker.
+    /// Other limits where grants say nothing; says what changes with that for the broker.
     pub(super) fn set_limits(&self, limits: Limits) -> Vec<Quota> {
         *self.0.common.limits() = limits;
         let set = |account: &Arc<Account>| {
+            let before = account.quota();
             account.set(None);
-            account.quota()
+            Some(account.quota()).filter(|now| *now != before)
         };
-        self.lock().of.values().map(set).collect()
+        self.lock().of.values().filter_map(set).collect()
     }
 
     /// How often each was reached, so far. That of [`Limit::Bytes`] the broker knows.

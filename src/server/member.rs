@@ -31,13 +31,14 @@ use super::operator::Servers;
 use super::port::{self, is_of_this_machine};
 use super::proxy::{Leader, Leads, LinkService, PATIENCE, PassOn, ProxyThread, Way, is_server};
 use super::roles::Role;
+use super::tokens::Knows;
 use super::upstream::Upstream;
 use super::{Config, Pulse, Retention, ServerError, bind, receipts};
 use crate::broker::{self, Quota};
 use crate::front::Tls;
 use crate::store::{
-    Beats, FollowError, Handle, Heard, JetStream, JetStreamConfig, Replicated, Room, Saying, Space, Standby, Store,
-    StoreError,
+    Beats, FollowError, Granted, Handle, Heard, JetStream, JetStreamConfig, Replicated, Room, Saying, Space, Standby,
+    Store, StoreError,
 };
 use crate::task::Time;
 use crate::wire::control_grpc::create_control_or_pass;
@@ -213,10 +214,28 @@ impl Station {
         locked(&self.beats).clone()
     }
 
-    /// Has those come in that the log names.
-    fn take_granted(&self, standby: &Standby<JetStream>) -> Result<(), FollowError> {
-        self.set_quotas(self.doors.access.take(&standby.granted()?));
+    /// Has those come in that the log names, if these may be others than before.
+    fn take_granted(&self, standby: &mut Standby<JetStream>) -> Result<(), FollowError> {
+        if let Some(granted) = standby.newly_granted()? {
+            self.set_quotas(self.doors.access.take(|| Ok(granted))?);
+        }
         Ok(())
+    }
+
+    /// The same while this server leads, where it is not known what stands there.
+    fn settle_doubt(&self, store: &Handle) {
+        if store.failure().is_none() && self.granted.was_in_doubt() {
+            match self.doors.access.take(|| store.reader()?.granted()) {
+                Ok(quotas) => {
+                    self.doors.access.tokens().set_knows(Knows::All);
+                    self.set_quotas(quotas);
+                }
+                Err(why) => {
+                    warn!("it is not known yet what is granted: {why}");
+                    self.granted.is_in_doubt();
+                }
+            }
+        }
     }
 
     fn set_quotas(&self, quotas: Vec<Quota>) {
@@ -239,63 +258,64 @@ impl Run {
         self.shared.set_role("following (the log was not reached yet)".into());
         let waiting = Waiting::start(self.config.http.as_deref(), self.shared.clone())?;
         let Next::Goes(log) = self.reach(None)? else { return Ok(()) };
+        let (secret, beats) = (log.secret(), log.beats());
+        // Before anybody is let in, or not.
+        let Next::Goes(mut standby) = self.standby(Some(log), None)? else { return Ok(()) };
+        let granted = standby.newly_granted()?.unwrap_or_default();
         drop(waiting);
-        let station = self.open(&log)?;
-        let followed = self.work(log, &station);
+        let station = self.open(secret, beats, granted)?;
+        let followed = self.work(standby, &station);
         let stopped = self.close(station);
         followed.and(stopped)
     }
 
     /// Follows and leads until it is to stop.
-    fn work(&mut self, log: JetStream, station: &Station) -> Result<(), ServerError> {
-        let (mut log, mut has_led) = (Some(log), false);
+    fn work(&mut self, mut standby: Standby<JetStream>, station: &Station) -> Result<(), ServerError> {
         loop {
-            let Next::Goes(standby) = self.standby(log.take(), has_led, station)? else { return Ok(()) };
             let Next::Goes(backend) = self.follow(standby, station)? else { return Ok(()) };
-            has_led = true;
             let Next::Goes(()) = self.lead(backend, station)? else { return Ok(()) };
+            let Next::Goes(next) = self.standby(None, Some(station))? else { return Ok(()) };
+            standby = next;
         }
     }
 
-    /// Opens the log and the view of it.
+    /// Opens the log and the view of it. A server that has a station has led.
     fn standby(
         &mut self,
         mut reached: Option<JetStream>,
-        has_led: bool,
-        station: &Station,
+        station: Option<&Station>,
     ) -> Result<Next<Standby<JetStream>>, ServerError> {
         loop {
             // The connection to NATS goes with the backend that led.
             let log = match reached.take() {
                 Some(log) => log,
-                None => match self.reach(Some(station))? {
+                None => match self.reach(station)? {
                     Next::Goes(log) => log,
                     Next::Stops => return Ok(Next::Stops),
                 },
             };
-            *locked(&station.beats) = log.beats();
-            let opened = Standby::open(log, &self.config.data);
-            match opened.and_then(|standby| station.take_granted(&standby).map(|()| standby)) {
+            station.iter().for_each(|station| *locked(&station.beats) = log.beats());
+            match Standby::open(log, &self.config.data) {
                 Ok(standby) => return Ok(Next::Goes(standby)),
                 // It may be its disk that ended its term.
-                Err(error) if has_led && error.may_pass() => {
+                Err(error) if station.is_some() && error.may_pass() => {
                     warn!("this server cannot follow: {error}; trying again");
                 }
                 Err(error) => return Err(of_follow(error)),
             }
-            if self.pause(Some(station)) {
+            if self.pause(station) {
                 return Ok(Next::Stops);
             }
         }
     }
 
-    /// Takes the ports.
-    fn open(&mut self, log: &JetStream) -> Result<Station, ServerError> {
-        let secret = log.secret();
+    /// Takes the ports; `granted`: what the view says of who may come.
+    fn open(&mut self, secret: [u8; 16], beats: Beats, granted: Granted) -> Result<Station, ServerError> {
         receipts::set_key(&self.config.data, secret)
             .map_err(|why| ServerError::Data { path: self.config.data.join("receipt-key"), why })?;
-        let granted = kept::Log::default();
-        let (doors, ()) = Doors::new(&self.config, Kept::Log(granted.clone()), |_, _| Ok(()))?;
+        let kept = kept::Log::default();
+        let (doors, ()) = Doors::new(&self.config, Kept::Log(kept.clone()), |_, _| Ok(()))?;
+        doors.access.take(|| Ok(granted)).map_err(ServerError::Open)?;
         let (health, trouble) = Health::of_cluster();
         let start = |error: std::io::Error| ServerError::Start(error.to_string());
         let way = Arc::new(Way::new(doors.env.clone(), &secret, self.cluster.tls.clone()).map_err(start)?);
@@ -305,7 +325,7 @@ impl Run {
         let contact = doors.contact(Upstream::Proxy(proxy.handle()), health.clone());
         let page = Page::bind(&self.config, doors.tls.as_ref(), &doors.about)?;
         let http = page.map(|page| page.open(&doors)).transpose()?;
-        let (beats, shared) = (Arc::new(Mutex::new(log.beats())), self.shared.clone());
+        let (beats, shared) = (Arc::new(Mutex::new(beats)), self.shared.clone());
         let following = {
             let (beats, health) = (beats.clone(), health.clone());
             Following {
@@ -343,7 +363,7 @@ impl Run {
             link,
             control,
             elsewhere,
-            granted,
+            granted: kept,
             http,
             following,
             beats,
@@ -362,14 +382,18 @@ impl Run {
         // The last word of the cluster, be it a record or that somebody leads; and that, or the last try to lead.
         let (mut word, mut heard) = (Instant::now(), Instant::now());
         let mut reads = true;
+        // Whether the view has all that the one knew who led, since then; and whether it was made anew, so that it knows less than before.
+        let (mut knows_most, mut is_anew) = (false, false);
         loop {
+            station.doors.access.tokens().set_knows(if knows_most { Knows::Most } else { Knows::Little });
             if self.stops(station) {
                 return Ok(Next::Stops);
             }
             let clients = station.proxy.handle().clients() as u32;
             let mut resigned = false;
             let followed = standby.follow(LOOK).and_then(|news| {
-                news.grants.then(|| station.take_granted(&standby)).transpose()?;
+                is_anew |= news.anew;
+                (!is_anew).then(|| station.take_granted(&mut standby)).transpose()?;
                 Ok(news)
             });
             match followed {
@@ -383,6 +407,7 @@ impl Run {
                         beats.say(Saying { trouble: why.to_string(), clients, ..self.says() });
                     }
                     self.shared.set_role(following(None, word));
+                    knows_most &= word.elapsed() < PATIENCE;
                     // Nor could it lead.
                     thread::sleep(LOOK);
                     continue;
@@ -395,6 +420,9 @@ impl Run {
                 word = word.max(beat.at);
             }
             heard = heard.max(word);
+            let has_all = beat.as_ref().is_some_and(|beat| beat.place <= standby.place());
+            knows_most = (has_all || knows_most && !is_anew) && word.elapsed() < PATIENCE;
+            is_anew &= !has_all;
             let lag = beat.map_or(0, |beat| beat.place.saturating_sub(standby.place()));
             self.shared.set_role(following(Some(lag), word));
             let trouble = self.no_room().unwrap_or_default();
@@ -464,6 +492,7 @@ impl Run {
         self.shared.set_pulse(Some(engine.pulse()));
         let (mut proved, mut counted, mut fit) = (Instant::now(), Instant::now(), Instant::now());
         let next = loop {
+            station.settle_doubt(&store);
             let trouble = self.trouble(&store);
             if counted.elapsed() >= COUNT {
                 counted = Instant::now();
@@ -497,6 +526,7 @@ impl Run {
         beats.give(None);
         *locked(&station.control) = None;
         station.granted.set(None);
+        station.doors.access.tokens().set_knows(Knows::Little);
         station.elsewhere.set(None);
         station.http.iter().for_each(|http| http.follows(&station.following));
         station.link.set(None);

@@ -85,6 +85,8 @@ pub(super) struct Operator {
     pub(super) upstream: Upstream,
     pub(super) store: store::Handle,
     pub(super) queries: Queries,
+    /// For what waits until something is written.
+    pub(super) changes: Queries,
     pub(super) runs: Runs,
     pub(super) schedules: Schedules,
     pub(super) about: Arc<About>,
@@ -531,7 +533,7 @@ impl Operator {
     pub(super) async fn change_identity(&self, name: String, change: Change) -> Result<Vec<Described>, Refusal> {
         let called = Name::new(NameOf::ClientOrGroup, &name)?.to_string();
         let (access, of_groups) = (self.access.clone(), change.is_of_groups());
-        let changed = self.queries.run(move |_| Ok(change_one(&access, &called, &change))).await??;
+        let changed = self.changes.run(move |_| Ok(change_one(&access, &called, &change))).await??;
         if !changed {
             return Err(Refusal::NoSuchIdentity(name));
         }
@@ -591,14 +593,13 @@ impl Operator {
     /// Makes a token; gives its secret, too, which nobody is told again.
     pub(super) async fn create_token(&self, new: NewToken) -> Result<(Arc<Token>, String), Refusal> {
         let access = self.access.clone();
-        // It writes a file.
-        self.queries.run(move |_| Ok(access.tokens().create(new))).await?
+        self.changes.run(move |_| Ok(access.tokens().create(new))).await?
     }
 
     /// Has a token count no more.
     pub(super) async fn revoke_token(&self, name: String) -> Result<(), Refusal> {
         let access = self.access.clone();
-        self.queries.run(move |_| Ok(access.tokens().revoke(&name))).await?
+        self.changes.run(move |_| Ok(access.tokens().revoke(&name))).await?
     }
 
     /// Gives tasks to a client again that was drained.

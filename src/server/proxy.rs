@@ -93,7 +93,7 @@ enum Command {
     Told(Teller, Vec<OutcomeReport>, oneshot::Sender<()>),
     Flush(oneshot::Sender<Result<(), Refusal>>),
     Statuses(Vec<NewStatus>, oneshot::Sender<Result<(), Refusal>>),
-    Quota(Quota),
+    Quotas(Vec<Quota>),
     Leader(Leader),
     /// Of the link of that number.
     Downs(u64, Vec<Down>),
@@ -123,6 +123,7 @@ impl ProxyThread {
             tellers: HashMap::new(),
             holds: AllHolds::default(),
             asks: BTreeMap::new(),
+            requota: HashMap::new(),
             next_ask: 1,
             told: VecDeque::new(),
             next_told: 1,
@@ -167,6 +168,8 @@ struct Run {
     tellers: HashMap<Teller, Arc<Reporter>>,
     holds: AllHolds,
     asks: BTreeMap<Ask, Asked>,
+    /// Bounds that changed before all streams had joined again, by whose they are.
+    requota: HashMap<u64, Quota>,
     next_ask: Ask,
     /// What was told and is not confirmed, in order.
     told: VecDeque<Told>,
@@ -263,12 +266,7 @@ impl Run {
                 self.up_if_ready(|| Up::Statuses(ask, statuses.clone()));
                 self.asks.insert(ask, Asked::Statuses(statuses, reply));
             }
-            Command::Quota(quota) => {
-                // What it joins with where another server leads.
-                let its = self.sessions.values_mut().filter_map(|session| session.join.quota.as_mut());
-                its.filter(|its| its.of == quota.of).for_each(|its| *its = quota);
-                self.up_if_ready(|| Up::Quota(quota));
-            }
+            Command::Quotas(quotas) => self.set_quotas(quotas),
             Command::Leader(leader) => self.set_leader(leader),
             Command::Downs(link, downs) => {
                 let Some(attached) = self.link.as_mut().filter(|attached| attached.number == link) else { return };
@@ -283,6 +281,19 @@ impl Run {
             }
             Command::Drain => self.drain(),
             Command::Stop => {}
+        }
+    }
+
+    fn set_quotas(&mut self, quotas: Vec<Quota>) {
+        let by: HashMap<u64, Quota> = quotas.iter().map(|quota| (quota.of, *quota)).collect();
+        // What they join with where another server leads.
+        for its in self.sessions.values_mut().filter_map(|session| session.join.quota.as_mut()) {
+            *its = by.get(&its.of).copied().unwrap_or(*its);
+        }
+        match self.is_ready() {
+            true => self.ups.extend(quotas.into_iter().map(Up::Quota)),
+            // Some may have joined again with another one.
+            false => self.requota.extend(by),
         }
     }
 
@@ -383,6 +394,7 @@ impl Run {
         if let Some(attached) = &mut self.link {
             attached.resuming = None;
         }
+        self.ups.extend(std::mem::take(&mut self.requota).into_values().map(Up::Quota));
         let gone = self.told.iter().filter(|told| !self.tellers.contains_key(&told.teller));
         let gone: BTreeMap<Teller, Arc<Reporter>> = gone.map(|told| (told.teller, told.reporter.clone())).collect();
         for (number, reporter) in self.tellers.iter().chain(&gone) {

@@ -18,6 +18,7 @@ type Job = Option<Box<dyn FnOnce(&mut dyn Reader) + Send>>;
 /// The threads. Owns them until [`Pool::stop`].
 pub(super) struct Pool {
     queries: Queries,
+    changes: Queries,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -29,25 +30,34 @@ pub(super) struct Queries {
 
 impl Pool {
     pub(super) fn start(store: &store::Handle) -> Result<Pool, StoreError> {
-        let (jobs, waiting) = mailbox::bounded::<Job>(WAITING);
-        let waiting = std::sync::Arc::new(waiting);
         let mut threads = Vec::new();
-        for n in 0..THREADS {
-            let mut reader = store.reader()?;
-            let waiting = waiting.clone();
-            let work = move || {
-                while let Some(Some(job)) = waiting.recv() {
-                    job(reader.as_mut());
-                }
-            };
-            let thread = std::thread::Builder::new().name(format!("query-{n}")).spawn(work);
-            threads.push(thread.map_err(StoreError::no_thread)?);
-        }
-        Ok(Pool { queries: Queries { jobs }, threads })
+        let mut start = |name: &str, count: usize| {
+            let (jobs, waiting) = mailbox::bounded::<Job>(WAITING);
+            let waiting = std::sync::Arc::new(waiting);
+            for n in 0..count {
+                let mut reader = store.reader()?;
+                let waiting = waiting.clone();
+                let work = move || {
+                    while let Some(Some(job)) = waiting.recv() {
+                        job(reader.as_mut());
+                    }
+                };
+                let thread = std::thread::Builder::new().name(format!("{name}-{n}")).spawn(work);
+                threads.push(thread.map_err(StoreError::no_thread)?);
+            }
+            Ok::<_, StoreError>(Queries { jobs })
+        };
+        let (queries, changes) = (start("query", THREADS)?, start("change", 1)?);
+        Ok(Pool { queries, changes, threads })
     }
 
     pub(super) fn queries(&self) -> Queries {
         self.queries.clone()
+    }
+
+    /// By a thread of its own: for what waits until something is written, which may be long, and no read is to wait for that.
+    pub(super) fn changes(&self) -> Queries {
+        self.changes.clone()
     }
 
     /// Does what was asked before, and joins the threads. Dropping it does the same.
@@ -56,9 +66,10 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        for _ in &self.threads {
+        for _ in 0..THREADS {
             let _ = self.queries.jobs.send(None);
         }
+        let _ = self.changes.jobs.send(None);
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 log::error!("a query thread panicked");

@@ -224,6 +224,11 @@ pub(super) enum Refusal {
     #[error("no server of the cluster leads now: try again")]
     NoLeader,
     #[cfg(feature = "cluster")]
+    #[error(
+        "this server does not know yet whom the cluster lets in, since it has not read all of its log: try again, or another server"
+    )]
+    ServerBehind,
+    #[cfg(feature = "cluster")]
     #[error("this is for the servers of the cluster alone")]
     NotOfTheCluster,
 }
@@ -335,6 +340,8 @@ impl Refusal {
             Refusal::FromLeader(why) => why.reason(),
             #[cfg(feature = "cluster")]
             Refusal::NoLeader => Reason::NO_LEADER,
+            #[cfg(feature = "cluster")]
+            Refusal::ServerBehind => Reason::SERVER_BEHIND,
             #[cfg(feature = "cluster")]
             Refusal::NotOfTheCluster => Reason::CREDENTIAL_MISSING,
             Refusal::Undecodable(Unreadable::Undecodable(_)) => Reason::MESSAGE_UNDECODABLE,
@@ -549,7 +556,7 @@ impl Refusal {
             Refusal::Store(e) | Refusal::Broker(BrokerError::Store(e)) if e.may_pass() => {
                 Some(come_back(usize::MAX, &mut rand::rng()))
             }
-            _ if matches!(self.reason(), Reason::SERVER_STOPPING | Reason::NO_LEADER) => {
+            _ if matches!(self.reason(), Reason::SERVER_STOPPING | Reason::NO_LEADER | Reason::SERVER_BEHIND) => {
                 Some(come_back(1, &mut rand::rng()))
             }
             _ => None,

@@ -7,6 +7,8 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+#[cfg(feature = "cluster")]
+use std::time::Instant;
 
 use data_encoding::HEXLOWER;
 use futures::FutureExt as _;
@@ -257,12 +259,49 @@ pub(super) struct Tokens {
     /// One change after another: each waits for the disk, and who calls meanwhile does not.
     changing: Mutex<()>,
     all: Mutex<All>,
+    #[cfg(feature = "cluster")]
+    knowledge: Mutex<Knowledge>,
 }
+
+/// How well a server of a cluster knows whom that lets in.
+#[cfg(feature = "cluster")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Knows {
+    /// It is about to read the log, or reads it no more.
+    #[default]
+    Little,
+    /// It reads what comes, some moments later.
+    Most,
+    /// It leads.
+    All,
+}
+
+#[cfg(feature = "cluster")]
+#[derive(Default)]
+struct Knowledge {
+    knows: Knows,
+    /// When secrets came first that are not known.
+    unknown: HashMap<Hash, Instant>,
+}
+
+/// A token that was made at another server is known here within this time.
+#[cfg(feature = "cluster")]
+const LATER: Duration = Duration::from_secs(1);
+/// So many unknown secrets are remembered for that: when more come, all are new again.
+#[cfg(feature = "cluster")]
+const UNKNOWN: usize = 1_000;
 
 impl Tokens {
     /// None, and there will be none: where nobody has to say who they are.
     pub(super) fn none(kept: Kept, accounts: Accounts) -> Tokens {
-        Tokens { kept, accounts, changing: Mutex::default(), all: Mutex::default() }
+        Tokens {
+            kept,
+            accounts,
+            changing: Mutex::default(),
+            all: Mutex::default(),
+            #[cfg(feature = "cluster")]
+            knowledge: Mutex::default(),
+        }
     }
 
     /// Reads what is kept, and makes the credential of operators on this machine, if that is not there. An error says which file and what is
@@ -287,9 +326,48 @@ impl Tokens {
 
     /// The token of a secret, if it counts.
     pub(super) fn find(&self, secret: &str) -> Result<Arc<Token>, Refusal> {
-        let found = self.lock().get(&hash(secret.as_bytes())).cloned().ok_or(Refusal::WrongToken)?;
+        let hash = hash(secret.as_bytes());
+        let found = self.lock().get(&hash).cloned();
+        #[cfg(feature = "cluster")]
+        self.look(&hash, found.as_deref())?;
+        let found = found.ok_or(Refusal::WrongToken)?;
         found.check()?;
         Ok(found)
+    }
+
+    /// Refuses for now what this server may not know yet: a token that it has and that was revoked, one that it has not and that was made.
+    #[cfg(feature = "cluster")]
+    fn look(&self, hash: &Hash, found: Option<&Token>) -> Result<(), Refusal> {
+        let Kept::Log(_) = self.kept else { return Ok(()) };
+        let mut knowledge = self.knowledge();
+        let knows_it = match (knowledge.knows, found) {
+            (Knows::All, _) | (Knows::Most, Some(_)) => true,
+            (Knows::Little, found) => found.is_some_and(Token::is_local),
+            (Knows::Most, None) => {
+                if knowledge.unknown.len() >= UNKNOWN {
+                    knowledge.unknown.clear();
+                }
+                knowledge.unknown.entry(*hash).or_insert_with(Instant::now).elapsed() >= LATER
+            }
+        };
+        if knows_it { Ok(()) } else { Err(Refusal::ServerBehind) }
+    }
+
+    #[cfg(feature = "cluster")]
+    fn knowledge(&self) -> MutexGuard<'_, Knowledge> {
+        self.knowledge.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How well it knows whom the cluster lets in, from now on.
+    #[cfg(feature = "cluster")]
+    pub(super) fn set_knows(&self, knows: Knows) {
+        self.knowledge().knows = knows;
+    }
+
+    /// Whether it may not know of somebody, or that he is to come in no more.
+    #[cfg(feature = "cluster")]
+    pub(super) fn knows_little(&self) -> bool {
+        matches!(self.kept, Kept::Log(_)) && self.knowledge().knows == Knows::Little
     }
 
     /// Makes one; gives it, and its secret, which is kept nowhere. It waits for the disk.
@@ -373,10 +451,9 @@ impl Tokens {
     }
 
     /// Has those count that stand in the log of a cluster, and no others, but for that of operators on this machine. Says what that makes for
-    /// the broker.
+    /// the broker. [`change`](Tokens::change) is held since before the log was read.
     #[cfg(feature = "cluster")]
     pub(super) fn take(&self, granted: &Granted) -> Vec<Quota> {
-        let _changing = self.change();
         let before = self.lock().clone();
         let mut next: All =
             before.iter().filter(|(_, token)| token.is_local()).map(|(hash, it)| (*hash, it.clone())).collect();
@@ -413,7 +490,8 @@ impl Tokens {
         self.kept.write((Shows::Token, FILE), whole, || changed.into_iter().map(row).collect())
     }
 
-    fn change(&self) -> MutexGuard<'_, ()> {
+    /// Nobody else changes them meanwhile.
+    pub(super) fn change(&self) -> MutexGuard<'_, ()> {
         self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -569,10 +647,21 @@ mod tests {
         let of_cluster = Tokens::open(folder.path(), Kept::Log(Default::default()), accounts).unwrap();
         let local = fs::read_to_string(folder.path().join(OPERATOR_FILE)).unwrap();
         assert!(of_cluster.take(&in_log(&alone)).is_empty(), "nobody is here whose limits are others");
+        of_cluster.set_knows(Knows::Most);
         let held = of_cluster.find(&web).unwrap();
         assert_eq!(held.account.limits().get(Limit::Streams), Most::of(5));
         of_cluster.find(&ci).unwrap();
         assert_eq!(reason(of_cluster.create(new("other", "read"))), "NO_LEADER");
+        of_cluster.set_knows(Knows::Little);
+        for unsure in [&*ci, "ct1_unknown"] {
+            assert_eq!(reason(of_cluster.find(unsure)), "SERVER_BEHIND");
+        }
+        of_cluster.find(local.trim()).unwrap();
+        of_cluster.set_knows(Knows::Most);
+        of_cluster.find(&ci).unwrap();
+        assert_eq!(reason(of_cluster.find("ct1_unknown")), "SERVER_BEHIND", "it may have been made a moment ago");
+        of_cluster.set_knows(Knows::All);
+        assert_eq!(reason(of_cluster.find("ct1_unknown")), "TOKEN_UNKNOWN");
 
         tokens.limit("web", &Changes::from([(Limit::Window, Some(Most::of(3)))])).unwrap();
         tokens.revoke("ci").unwrap();

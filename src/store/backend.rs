@@ -591,6 +591,9 @@ pub trait Backend: Send {
 /// Reads what is stored. Pages hold at most `limit` rows and end early at about [1 MiB](PAGE_BYTES) of text, but hold at least
 /// one row if there is one and `limit` is not 0; so an empty page is the end.
 pub trait Reader: Send {
+    /// What is granted to whom. See [`Recovered::grants`].
+    fn granted(&mut self) -> Result<Granted, StoreError>;
+
     /// Tasks after `after`, in the order of ids.
     fn tasks(&mut self, after: TaskId, limit: usize) -> Result<Vec<Task>, StoreError>;
 

@@ -305,6 +305,10 @@ impl Backend for Memory {
 }
 
 impl Reader for Memory {
+    fn granted(&mut self) -> Result<Granted, StoreError> {
+        Ok(self.rows().grants.clone())
+    }
+
     fn tasks(&mut self, after: TaskId, limit: usize) -> Result<Vec<Task>, StoreError> {
         let rows = self.rows();
         page(rows_after(&rows.tasks, after, |t| t.id).iter().map(|t| Ok(Task::clone(t))), limit, PAGE_BYTES)

@@ -515,6 +515,8 @@ impl Round {
         batch.freed.clear();
         batch.runs.clear();
         batch.schedules.clear();
+        batch.dialled.clear();
+        batch.grants.clear();
         batch.results.retain(|result| result.seq > on_disk.result);
         batch.positions = Positions { result: batch.positions.result, ..on_disk };
         self.keys.clear();

@@ -77,9 +77,13 @@ pub(super) async fn ask(elsewhere: &PassOn, access: &Access, request: Request) -
 fn to_head(access: &Access, request: Request) -> (pb::HttpRequest, Body) {
     let (mut parts, body) = request.into_parts();
     // The one that leads does not know the credential of operators on this machine.
-    let local = parts.headers.get(header::AUTHORIZATION).and_then(|value| access.local(value.as_bytes()));
+    let mut shown = parts.headers.get_all(header::AUTHORIZATION).iter();
+    let alone = shown.next().filter(|_| shown.next().is_none());
+    let local = alone.and_then(|value| access.local(value.as_bytes()));
     if local.is_some() {
+        // Nor is it somebody else by a session.
         parts.headers.remove(header::AUTHORIZATION);
+        parts.headers.remove(header::COOKIE);
     }
     let way = parts.extensions.get::<Way>();
     let certified = way.and_then(|way| way.origin.known.as_ref()).map(|known| known.identity.uri());

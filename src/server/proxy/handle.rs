@@ -99,8 +99,8 @@ impl Proxy {
     }
 
     pub(in crate::server) async fn set_quotas(&self, quotas: Vec<Quota>) {
-        for quota in quotas {
-            let _ = self.mailbox.send_async(Command::Quota(quota)).await;
+        if !quotas.is_empty() {
+            let _ = self.mailbox.send_async(Command::Quotas(quotas)).await;
         }
     }
 

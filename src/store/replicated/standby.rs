@@ -23,6 +23,8 @@ pub struct Standby<L> {
     /// Where the term began that is followed; 0: that was not read since this was opened.
     epoch: u64,
     patience: Duration,
+    /// See [`Standby::newly_granted`].
+    grants: bool,
 }
 
 /// How far a database is that the log begins with. Nobody leads before all of it is there.
@@ -48,8 +50,8 @@ pub struct News {
     pub messages: usize,
     /// The last of them says that its writer leads no more: somebody else may, at once.
     pub resigned: bool,
-    /// Something else may be granted than before.
-    pub grants: bool,
+    /// The view was made anew from what is left of a log that was cut: what it knew is not in it before all of that is read.
+    pub anew: bool,
 }
 
 /// Why the log is not followed.
@@ -126,6 +128,7 @@ impl<L: Log> Standby<L> {
             read,
             epoch: 0,
             patience: PATIENCE,
+            grants: true,
         })
     }
 
@@ -152,9 +155,14 @@ impl<L: Log> Standby<L> {
         self
     }
 
-    /// What is granted to whom, as far as the log was read.
-    pub fn granted(&self) -> Result<Granted, StoreError> {
-        self.view.granted()
+    /// What is granted to whom, as far as the log was read, if that may be something else than what this said last.
+    pub fn newly_granted(&mut self) -> Result<Option<Granted>, StoreError> {
+        if !self.grants {
+            return Ok(None);
+        }
+        let granted = self.view.granted()?;
+        self.grants = false;
+        Ok(Some(granted))
     }
 
     /// Reads what came, waiting up to `wait` for it, and applies it.
@@ -177,9 +185,9 @@ impl<L: Log> Standby<L> {
             }
             if place > self.read + 1 {
                 self.begin_anew(place)?;
+                (news.anew, self.grants) = (true, true);
             }
             let why = |why| FollowError::Record { place, why };
-            news.grants |= place > self.read + 1;
             let record = Record::read(&message).map_err(why)?;
             news.resigned = record.kind == Kind::Resign;
             if let Kind::Lead(_) = record.kind {
@@ -190,7 +198,7 @@ impl<L: Log> Standby<L> {
             match self.gathering.take(record).map_err(why)? {
                 Some(Kind::File(part)) => {
                     self.take_part(term, place, &part)?;
-                    news.grants |= part.is_last();
+                    self.grants |= part.is_last();
                 }
                 // What came of the import is void. That it began is not.
                 Some(Kind::Lead(_) | Kind::Resign | Kind::Nothing) if self.import.has_begun() => {
@@ -198,7 +206,7 @@ impl<L: Log> Standby<L> {
                 }
                 Some(kind) => {
                     apply(&mut self.view, place, &kind)?;
-                    news.grants |= kind.changes_grants();
+                    self.grants |= kind.changes_grants();
                 }
                 None if self.gathering.has_begun() => {}
                 None => self.view.pass(place)?,

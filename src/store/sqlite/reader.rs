@@ -10,11 +10,11 @@ use super::chunks::{self, Chunk, Ordered, entries, merge};
 use super::results::{self, ResultChunk, What};
 use super::rows::{dead_results, name, optional_name, priority_number, result, status, status_columns};
 use super::tasks::{self, TaskChunk};
-use super::{explain, int, removal, runs, schedules};
+use super::{explain, grants, int, removal, runs, schedules};
 use crate::run::Run;
 use crate::schedule::Schedule;
 use crate::store::backend::{self, PAGE_BYTES, page};
-use crate::store::{Backlog, BacklogPage, ChunkOfTasks, Reader, Removable, StoreError};
+use crate::store::{Backlog, BacklogPage, ChunkOfTasks, Granted, Reader, Removable, StoreError};
 use crate::task::{GroupName, Name, Status, Task, TaskId, TaskResult, Time};
 
 /// The next name after one. The index is asked once for each name: going over all tasks would take as long as there are tasks.
@@ -93,6 +93,10 @@ impl SqliteReader {
 }
 
 impl Reader for SqliteReader {
+    fn granted(&mut self) -> Result<Granted, StoreError> {
+        grants::all(&self.conn).map_err(explain(&self.path))
+    }
+
     fn tasks(&mut self, after: TaskId, limit: usize) -> Result<Vec<Task>, StoreError> {
         self.after::<TaskChunk>(tasks::AFTER, after, limit)
     }

@@ -94,6 +94,8 @@ struct Shared {
     /// Whether callers have to say who they are.
     is_on: bool,
     connections: Connections,
+    #[cfg(feature = "cluster")]
+    kept: Kept,
     tokens: Tokens,
     grants: Grants,
     accounts: Accounts,
@@ -177,12 +179,22 @@ impl Access {
         accounts: Accounts,
     ) -> Result<Access, String> {
         let tokens = match is_on {
-            true => Tokens::open(data, kept, accounts.clone())?,
-            false => Tokens::none(kept, accounts.clone()),
+            true => Tokens::open(data, kept.clone(), accounts.clone())?,
+            false => Tokens::none(kept.clone(), accounts.clone()),
         };
         let (logins, operator_file) =
             (Logins::default(), std::path::absolute(data.join(OPERATOR_FILE)).unwrap_or_default());
-        let shared = Shared { is_on, connections, tokens, grants, accounts, logins, operator_file };
+        let shared = Shared {
+            is_on,
+            connections,
+            #[cfg(feature = "cluster")]
+            kept,
+            tokens,
+            grants,
+            accounts,
+            logins,
+            operator_file,
+        };
         Ok(Access(Arc::new(shared)))
     }
 
@@ -198,17 +210,31 @@ impl Access {
 
     /// Grants what stands in the log of a cluster, and nothing else. Says what that makes for the broker.
     #[cfg(feature = "cluster")]
-    pub(super) fn take(&self, read: impl FnOnce() -> Result<Granted, StoreError>) -> Result<Vec<Quota>, StoreError> {
+    pub(super) fn take(&self, granted: &Granted) -> Vec<Quota> {
+        let _changing = self.0.kept.changing();
+        self.take_now(granted)
+    }
+
+    /// The same, of what the log says now. `None`: somebody changes something, which may wait for the log.
+    #[cfg(feature = "cluster")]
+    pub(super) fn try_take(
+        &self,
+        read: impl FnOnce() -> Result<Granted, StoreError>,
+    ) -> Option<Result<Vec<Quota>, StoreError>> {
         // Else what is made between the two would count no more.
-        let _changing = (self.0.grants.changing(), self.0.tokens.change());
-        let granted = read()?;
-        let (mut quotas, regrouped) = self.0.grants.take(&granted);
-        quotas.extend(self.0.tokens.take(&granted));
+        let _changing = self.0.kept.try_changing()?;
+        Some(read().map(|granted| self.take_now(&granted)))
+    }
+
+    #[cfg(feature = "cluster")]
+    fn take_now(&self, granted: &Granted) -> Vec<Quota> {
+        let (mut quotas, regrouped) = self.0.grants.take(granted);
+        quotas.extend(self.0.tokens.take(granted));
         // They come again at once, and are looked at anew.
         for name in &regrouped {
             self.0.connections.end(name);
         }
-        Ok(quotas)
+        quotas
     }
 
     pub(super) fn is_on(&self) -> bool {

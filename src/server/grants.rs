@@ -134,8 +134,6 @@ struct Shared {
     /// Those of another authority, if it is one: by name.
     others: Option<Mutex<BTreeMap<String, Grant>>>,
     kept: Kept,
-    /// One change after another.
-    changing: Mutex<()>,
     common_groups: Arc<[String]>,
     accounts: Accounts,
 }
@@ -152,8 +150,7 @@ impl Grants {
     ) -> Result<Grants, String> {
         let read = || entries(data, kept.read(data, FILE)?);
         let others = (others && authority.is_none()).then(read).transpose()?.map(Mutex::new);
-        let (changing, common_groups) = (Mutex::default(), common.into());
-        Ok(Grants(Arc::new(Shared { authority, others, kept, changing, common_groups, accounts })))
+        Ok(Grants(Arc::new(Shared { authority, others, kept, common_groups: common.into(), accounts })))
     }
 
     /// The one that a certificate names, and what is granted to it. `None`: it was revoked.
@@ -187,7 +184,7 @@ impl Grants {
 
     /// Grants something else from now on. It waits for the disk. `None`: there is nobody of that name.
     pub(super) fn change(&self, name: &str, change: &Change) -> Result<Option<Grant>, Refusal> {
-        let _changing = self.changing();
+        let _changing = self.0.kept.changing();
         match (&self.0.authority, self.others()) {
             (Some(authority), _) => authority.change(name, change),
             (None, Some(all)) => {
@@ -212,7 +209,7 @@ impl Grants {
     }
 
     /// Grants what stands in the log of a cluster, and nothing else. Says what that makes for the broker, and who may name other groups than
-    /// before. [`changing`](Grants::changing) is held since before the log was read.
+    /// before. [`Kept::changing`] is held since before the log was read.
     #[cfg(feature = "cluster")]
     pub(super) fn take(&self, granted: &Granted) -> (Vec<Quota>, Vec<String>) {
         let Some(mut all) = self.others() else { return Default::default() };
@@ -237,11 +234,6 @@ impl Grants {
             }
         }
         (quotas, regrouped)
-    }
-
-    /// Nobody else changes them meanwhile.
-    pub(super) fn changing(&self) -> MutexGuard<'_, ()> {
-        self.0.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn others(&self) -> Option<MutexGuard<'_, BTreeMap<String, Grant>>> {
@@ -335,7 +327,7 @@ mod tests {
     fn what_the_log_of_a_cluster_grants_counts_and_says_who_is_to_be_looked_at_anew() {
         let folder = tempfile::tempdir().unwrap();
         let accounts = Accounts::new(Limits::default());
-        let kept = Kept::Log(Default::default());
+        let kept = Kept::in_log(Default::default());
         let grants = Grants::open(folder.path(), kept, None, true, &[], accounts).unwrap();
         let name = |name: &str| Name::new(NameOf::ClientOrGroup, name).unwrap();
         let granted = |all: &[(&str, &str)]| -> Granted {

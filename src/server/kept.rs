@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 #[cfg(feature = "cluster")]
+use std::sync::TryLockError;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::executor::block_on;
@@ -20,8 +21,15 @@ use crate::task::Name;
 
 /// Cheap to clone.
 #[derive(Clone)]
-pub(super) enum Kept {
-    /// In files of this folder.
+pub(super) struct Kept {
+    place: Place,
+    /// One change after another: each waits for the disk, and who calls meanwhile does not.
+    changing: Arc<Mutex<()>>,
+}
+
+#[derive(Clone)]
+enum Place {
+    /// This folder.
     Files(PathBuf),
     #[cfg(feature = "cluster")]
     Log(Log),
@@ -29,16 +37,41 @@ pub(super) enum Kept {
 
 impl Kept {
     pub(super) fn in_files(data: &Path) -> Kept {
-        Kept::Files(data.into())
+        Kept { place: Place::Files(data.into()), changing: Arc::default() }
+    }
+
+    #[cfg(feature = "cluster")]
+    pub(super) fn in_log(log: Log) -> Kept {
+        Kept { place: Place::Log(log), changing: Arc::default() }
+    }
+
+    #[cfg(feature = "cluster")]
+    pub(super) fn is_in_log(&self) -> bool {
+        matches!(self.place, Place::Log(_))
+    }
+
+    /// Nobody else changes anything meanwhile.
+    pub(super) fn changing(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The same, unless somebody does.
+    #[cfg(feature = "cluster")]
+    pub(super) fn try_changing(&self) -> Option<MutexGuard<'_, ()>> {
+        match self.changing.try_lock() {
+            Ok(guard) => Some(guard),
+            Err(TryLockError::Poisoned(guard)) => Some(guard.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 
     /// The text of that file in the folder `data`, if there is one and it counts.
     pub(super) fn read(&self, data: &Path, file: &str) -> Result<Option<Vec<u8>>, String> {
         let file = data.join(file);
-        match self {
-            Kept::Files(_) => read(&file),
+        match self.place {
+            Place::Files(_) => read(&file),
             #[cfg(feature = "cluster")]
-            Kept::Log(_) => {
+            Place::Log(_) => {
                 // Else it would count again when this server is alone once more, with what was taken back since.
                 let unused = file.with_extension("unused");
                 match std::fs::rename(&file, &unused) {
@@ -63,14 +96,14 @@ impl Kept {
         whole: impl FnOnce() -> serde_json::Result<String>,
         changed: impl FnOnce() -> serde_json::Result<Vec<(Name, Option<String>)>>,
     ) -> Result<(), Refusal> {
-        match self {
-            Kept::Files(data) => {
+        match &self.place {
+            Place::Files(data) => {
                 let file = data.join(file);
                 let written = whole().map_err(Into::into).and_then(|text| private_file::write(&file, text));
                 written.map_err(|e| Refusal::NotWritten { file, why: e.to_string() })
             }
             #[cfg(feature = "cluster")]
-            Kept::Log(log) => log.write(shows, changed()),
+            Place::Log(log) => log.write(shows, changed()),
         }
     }
 }

@@ -217,7 +217,7 @@ impl Station {
     /// Has those come in that the log names, if these may be others than before.
     fn take_granted(&self, standby: &mut Standby<JetStream>) -> Result<(), FollowError> {
         if let Some(granted) = standby.newly_granted()? {
-            self.set_quotas(self.doors.access.take(|| Ok(granted))?);
+            self.set_quotas(self.doors.access.take(&granted));
         }
         Ok(())
     }
@@ -225,16 +225,15 @@ impl Station {
     /// The same while this server leads, where it is not known what stands there.
     fn settle_doubt(&self, store: &Handle) {
         if store.failure().is_none() && self.granted.was_in_doubt() {
-            match self.doors.access.take(|| store.reader()?.granted()) {
-                Ok(quotas) => {
+            match self.doors.access.try_take(|| store.reader()?.granted()) {
+                Some(Ok(quotas)) => {
                     self.doors.access.tokens().set_knows(Knows::All);
-                    self.set_quotas(quotas);
+                    return self.set_quotas(quotas);
                 }
-                Err(why) => {
-                    warn!("it is not known yet what is granted: {why}");
-                    self.granted.is_in_doubt();
-                }
+                Some(Err(why)) => warn!("it is not known yet what is granted: {why}"),
+                None => {}
             }
+            self.granted.is_in_doubt();
         }
     }
 
@@ -314,8 +313,8 @@ impl Run {
         receipts::set_key(&self.config.data, secret)
             .map_err(|why| ServerError::Data { path: self.config.data.join("receipt-key"), why })?;
         let kept = kept::Log::default();
-        let (doors, ()) = Doors::new(&self.config, Kept::Log(kept.clone()), |_, _| Ok(()))?;
-        doors.access.take(|| Ok(granted)).map_err(ServerError::Open)?;
+        let (doors, ()) = Doors::new(&self.config, Kept::in_log(kept.clone()), |_, _| Ok(()))?;
+        doors.access.take(&granted);
         let (health, trouble) = Health::of_cluster();
         let start = |error: std::io::Error| ServerError::Start(error.to_string());
         let way = Arc::new(Way::new(doors.env.clone(), &secret, self.cluster.tls.clone()).map_err(start)?);

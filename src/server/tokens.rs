@@ -256,8 +256,6 @@ type All = HashMap<Hash, Arc<Token>>;
 pub(super) struct Tokens {
     kept: Kept,
     accounts: Accounts,
-    /// One change after another: each waits for the disk, and who calls meanwhile does not.
-    changing: Mutex<()>,
     all: Mutex<All>,
     #[cfg(feature = "cluster")]
     knowledge: Mutex<Knowledge>,
@@ -297,7 +295,6 @@ impl Tokens {
         Tokens {
             kept,
             accounts,
-            changing: Mutex::default(),
             all: Mutex::default(),
             #[cfg(feature = "cluster")]
             knowledge: Mutex::default(),
@@ -338,7 +335,9 @@ impl Tokens {
     /// Refuses for now what this server may not know yet: a token that it has and that was revoked, one that it has not and that was made.
     #[cfg(feature = "cluster")]
     fn look(&self, hash: &Hash, found: Option<&Token>) -> Result<(), Refusal> {
-        let Kept::Log(_) = self.kept else { return Ok(()) };
+        if !self.kept.is_in_log() {
+            return Ok(());
+        }
         let mut knowledge = self.knowledge();
         let knows_it = match (knowledge.knows, found) {
             (Knows::All, _) | (Knows::Most, Some(_)) => true,
@@ -367,7 +366,7 @@ impl Tokens {
     /// Whether it may not know of somebody, or that he is to come in no more.
     #[cfg(feature = "cluster")]
     pub(super) fn knows_little(&self) -> bool {
-        matches!(self.kept, Kept::Log(_)) && self.knowledge().knows == Knows::Little
+        self.kept.is_in_log() && self.knowledge().knows == Knows::Little
     }
 
     /// Makes one; gives it, and its secret, which is kept nowhere. It waits for the disk.
@@ -375,7 +374,7 @@ impl Tokens {
         let secret = format!("{PREFIX}{}", new_secret());
         let now = Time::now();
         let (identity, grant, ttl) = new.check()?;
-        let _changing = self.change();
+        let _changing = self.kept.changing();
         let before = self.lock().clone();
         let mut next = before.clone();
         // Those that are over have told so for a while.
@@ -407,7 +406,7 @@ impl Tokens {
 
     /// Gives one other limits from now on. It waits for the disk. `None`: there is no token of that name.
     pub(super) fn limit(&self, name: &str, changes: &Changes) -> Result<Option<Arc<Token>>, Refusal> {
-        let _changing = self.change();
+        let _changing = self.kept.changing();
         let Some(token) = self.named(name) else { return Ok(None) };
         if name == LOCAL && !changes.is_empty() {
             return Err(Refusal::NoSuchKindOfToken(format!("{LOCAL:?} has no limits of its own: it is in no file")));
@@ -440,7 +439,7 @@ impl Tokens {
                 format!("{LOCAL:?} ends when its file is removed ({OPERATOR_FILE}) and the server is started anew");
             return Err(Refusal::NoSuchKindOfToken(why));
         }
-        let _changing = self.change();
+        let _changing = self.kept.changing();
         let token = self.named(name).ok_or_else(|| Refusal::NoSuchToken(name.to_owned()))?;
         let mut next = self.lock().clone();
         next.remove(&token.hash);
@@ -451,7 +450,7 @@ impl Tokens {
     }
 
     /// Has those count that stand in the log of a cluster, and no others, but for that of operators on this machine. Says what that makes for
-    /// the broker. [`change`](Tokens::change) is held since before the log was read.
+    /// the broker. [`Kept::changing`] is held since before the log was read.
     #[cfg(feature = "cluster")]
     pub(super) fn take(&self, granted: &Granted) -> Vec<Quota> {
         let before = self.lock().clone();
@@ -488,11 +487,6 @@ impl Tokens {
             Ok((token.identity.name.clone(), text))
         };
         self.kept.write((Shows::Token, FILE), whole, || changed.into_iter().map(row).collect())
-    }
-
-    /// Nobody else changes them meanwhile.
-    pub(super) fn change(&self) -> MutexGuard<'_, ()> {
-        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, All> {
@@ -644,7 +638,7 @@ mod tests {
             in_file(data.path()).unwrap().into_iter().map(row).collect()
         };
         let accounts = Accounts::new(Limits::default());
-        let of_cluster = Tokens::open(folder.path(), Kept::Log(Default::default()), accounts).unwrap();
+        let of_cluster = Tokens::open(folder.path(), Kept::in_log(Default::default()), accounts).unwrap();
         let local = fs::read_to_string(folder.path().join(OPERATOR_FILE)).unwrap();
         assert!(of_cluster.take(&in_log(&alone)).is_empty(), "nobody is here whose limits are others");
         of_cluster.set_knows(Knows::Most);

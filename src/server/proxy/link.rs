@@ -99,7 +99,10 @@ impl Way {
             Some((tls, thread)) => Some(Dial::on(thread, address, tls, CONNECT, CALLED).map_err(|e| e.to_string())?),
             None => None,
         };
-        let channel = target::channel_builder(self.env.clone(), address, target::KEEPALIVE, CONNECT);
+        let channel = target::channel_builder(self.env.clone(), address, target::KEEPALIVE, CONNECT)
+            // Else C-core waits up to two minutes with the next try, after a server was away for long.
+            .initial_reconnect_backoff(CONNECT)
+            .max_reconnect_backoff(CONNECT);
         Ok((target::connect(channel, address, dial.as_ref()), dial))
     }
 
@@ -275,5 +278,44 @@ impl LinkCalls for LinkService {
                 let _ = sink.fail(RpcStatus::new(RpcStatusCode::UNIMPLEMENTED)).await;
             }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::net::TcpListener;
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
+
+    use futures::executor::block_on;
+    use grpcio::{EnvBuilder, ServerBuilder, ServerCredentials};
+
+    use super::*;
+
+    #[test]
+    fn a_server_that_was_away_for_long_is_reached_soon_after_it_is_back() {
+        let env = Arc::new(EnvBuilder::new().cq_count(1).build());
+        let way = Way::new(env.clone(), &[0; 16], None).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (channel, _) = way.connect(&address).unwrap();
+        let (tell, told) = mpsc::channel();
+        let (tried, reached) = (tell.clone(), tell);
+        let trying = thread::spawn(move || (0..6).for_each(|_| drop((listener.accept(), tried.send("tried")))));
+        thread::spawn(move || {
+            while !block_on(channel.wait_for_connected(Duration::from_secs(1))) {}
+            reached.send("reached")
+        });
+        (0..6).for_each(|_| assert_eq!(told.recv_timeout(Duration::from_secs(60)), Ok("tried")));
+        // It keeps the port.
+        trying.join().unwrap();
+        let mut server = ServerBuilder::new(env).build().unwrap();
+        server.add_listening_port(address, ServerCredentials::insecure()).unwrap();
+        server.start();
+        // C-core's own pause is 10 s and more by then.
+        assert_eq!(told.recv_timeout(Duration::from_secs(5)), Ok("reached"));
     }
 }

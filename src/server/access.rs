@@ -297,17 +297,14 @@ impl Access {
             all.next().and_then(|(_, value)| std::str::from_utf8(value).ok())
         };
         let row = asked(ctx);
-        let caller = match said(PASSED_FOR) {
-            Some(uri) => Caller {
-                peer: self.0.connections.origin(ctx.peer())?.peer,
-                who: Some(Who::Certificate(self.certified(uri)?)),
-            },
+        let (peer, who) = match said(PASSED_FOR) {
+            Some(uri) => (self.0.connections.origin(ctx.peer())?.peer, Some(Who::Certificate(self.certified(uri)?))),
             None => {
                 let Caller { peer, who } = self.caller(ctx)?;
-                Caller { peer, who: who.filter(|who| matches!(who, Who::Token(_))) }
+                (peer, who.filter(|who| matches!(who, Who::Token(_))))
             }
         };
-        let caller = Caller { peer: said(PASSED_FROM).map_or(caller.peer, Arc::from), who: caller.who };
+        let caller = Caller { peer: said(PASSED_FROM).map_or(peer, Arc::from), who };
         self.check(&caller, row)?;
         Ok((caller, row))
     }
